@@ -1,0 +1,3 @@
+"""Forebay's fuse service."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,3 @@
+"""Forebay's master service."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,3 @@
+"""Forebay's worker service."""
+
+__version__ = "0.1.0"

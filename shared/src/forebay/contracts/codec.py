@@ -1,0 +1,42 @@
+"""Records to bytes and back: orjson writes and parses, msgspec checks the shape against the record's types."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+import orjson
+
+from forebay.errors import InvalidRequest
+
+WIRE_VERSION = 1
+"""Version of every record below. Travels as the header ``forebay-wire``; a peer of another version is refused."""
+
+WIRE_HEADER = "forebay-wire"
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all wire records: immutable, keyword-only, and strict about unknown fields."""
+
+
+R = TypeVar("R", bound=Record)
+
+
+def encode(record: Record) -> bytes:
+    """The record as a JSON object (UTF-8, field order of the class)."""
+    return orjson.dumps(record, default=msgspec.structs.asdict)
+
+
+def decode(kind: type[R], data: bytes | bytearray | memoryview) -> R:
+    """A checked record from JSON bytes.
+
+    Raises:
+        InvalidRequest: not JSON, not an object, an unknown or missing field, a value of the wrong type or out of
+            bounds; ``details["record"]`` names the record and the message names the field.
+    """
+    try:
+        return msgspec.convert(orjson.loads(data), kind)
+    except orjson.JSONDecodeError as e:
+        raise InvalidRequest(f"the body is not JSON: {e}", record=kind.__name__) from e
+    except (msgspec.ValidationError, RecursionError) as e:
+        raise InvalidRequest(f"the body is no {kind.__name__}: {e}", record=kind.__name__) from e

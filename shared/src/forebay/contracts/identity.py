@@ -1,0 +1,52 @@
+"""How things are named by their content: nothing random goes in, so a restarted cluster finds its cache warm.
+
+All hashes are BLAKE2b with a ``person`` tag per kind and length-prefixed parts, so no two inputs collide by joining.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+
+def _digest(person: bytes, size: int, *parts: bytes) -> bytes:
+    h = blake2b(digest_size=size, person=person)
+    for part in parts:
+        h.update(len(part).to_bytes(8, "little"))
+        h.update(part)
+    return h.digest()
+
+
+def ufs_id(scheme: str, endpoint: str, root: str) -> str:
+    """32 hex digits that name an under store and its root (bucket and prefix are the root's caller's business).
+
+    ``endpoint`` is empty for the scheme's own default; ``root`` is the bucket, or the directory for ``file``.
+    """
+    return _digest(b"fb-ufs", 16, scheme.encode(), endpoint.encode(), root.encode()).hex()
+
+
+def version_id(ufs: str, key: str, fingerprint: str) -> str:
+    """32 hex digits that name one version of one file: (ufs id, full key below the UFS root, fingerprint)."""
+    return _digest(b"fb-version", 16, bytes.fromhex(ufs), key.encode(), fingerprint.encode()).hex()
+
+
+def block_id(version: str, block_size: int, index: int) -> str:
+    """32 hex digits that name block ``index`` (0-based) of a version cut into blocks of ``block_size`` bytes."""
+    return _digest(
+        b"fb-block", 16, bytes.fromhex(version), block_size.to_bytes(8, "little"), index.to_bytes(8, "little")
+    ).hex()
+
+
+def inode_number(mount_path: str, key: str) -> int:
+    """63-bit ``st_ino`` of a name: equal on every master, stable over restarts, never 0 or 1 (1 is the FUSE root)."""
+    n = int.from_bytes(_digest(b"fb-inode", 8, mount_path.encode(), key.encode()), "little") >> 1
+    return max(n, 2)
+
+
+def block_count(size: int, block_size: int) -> int:
+    """Blocks of a file of ``size`` bytes; an empty file has none."""
+    return -(-size // block_size)
+
+
+def block_length(size: int, block_size: int, index: int) -> int:
+    """Bytes in block ``index``; the last one may be short. Zero or less means that there is no such block."""
+    return max(0, min(block_size, size - index * block_size))

@@ -1,0 +1,269 @@
+"""Every request and reply of the cluster, one frozen record each (wire version 1)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, field
+
+from forebay.contracts.codec import WIRE_VERSION, Record
+
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Weight = Annotated[float, Meta(ge=0.0, le=1e15)]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+ShortText = Annotated[str, Meta(min_length=1, max_length=255)]
+PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
+HexId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+
+ReadType = Literal["CACHE", "CACHE_PROMOTE", "NO_CACHE"]
+TierName = Literal["MEM", "SSD"]
+MemberState = Literal["joining", "live", "draining", "down"]
+BLOCK_SIZE_DEFAULT = 256 << 20
+EXTENT_SIZE = 4 << 20
+
+
+class ErrorReply(Record, frozen=True):
+    """Body of every error answer. ``details`` is flat data; ``retryable`` says that trying again may help."""
+
+    code: str
+    message: str
+    details: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    retryable: bool = False
+    trace_id: str | None = None
+
+
+# -- members and the cluster map
+
+
+class TierInfo(Record, frozen=True):
+    """One tier directory of a worker. ``nonce`` is the content of its nonce file, new at every worker start."""
+
+    tier: TierName
+    capacity_bytes: Count
+    nonce: HexId
+
+
+class Member(Record, frozen=True):
+    """A live service as others see it. ``tcp`` is ``host:port``; ``uds`` a socket path on its host."""
+
+    member_id: ShortText
+    role: Literal["master", "worker"]
+    tcp: ShortText
+    uds: str | None = None
+    capacity_weight: Weight = 1.0
+    serving_weight: Share = 1.0
+    state: MemberState = "live"
+    tiers: tuple[TierInfo, ...] = ()
+    version: str = ""
+    wire_version: int = WIRE_VERSION
+
+
+class ClusterMap(Record, frozen=True):
+    """The set of members. ``epoch`` grows when ownership may change (who is in, capacity weights, drain);
+    ``revision`` grows on every change, so that a long poll has something to wait for."""
+
+    cluster_id: ShortText
+    epoch: Count
+    revision: Count
+    members: tuple[Member, ...]
+
+
+class AnnounceRequest(Record, frozen=True):
+    """A member says that it is there; repeated at least every ``ttl_s / 3`` or it is taken for gone."""
+
+    member: Member
+    ttl_s: Annotated[float, Meta(gt=0, le=300)] = 10.0
+
+
+class AnnounceReply(Record, frozen=True):
+    """The registry took the announcement."""
+
+    cluster_id: ShortText
+    revision: Count
+
+
+class WithdrawRequest(Record, frozen=True):
+    """A member leaves on purpose; it is out at once."""
+
+    member_id: ShortText
+
+
+class WithdrawReply(Record, frozen=True):
+    """Whether the member was there."""
+
+    was_there: bool
+
+
+# -- mounts and tickets
+
+
+class UfsOptions(Record, frozen=True):
+    """How to reach an under store. ``profile`` names credentials in the *services'* configuration, never a secret."""
+
+    profile: ShortText = "default"
+    endpoint: str | None = None
+    region: str | None = None
+    path_style: bool = False
+    ca_file: str | None = None
+    anonymous: bool = False
+
+
+class Mount(Record, frozen=True):
+    """An under-store prefix bound in the namespace. ``path`` is absolute, without a trailing slash ("/" is the root).
+
+    ``max_age_s`` is the consistency class: ``None`` is immutable, 0 is always, else seconds.
+    """
+
+    mount_id: ShortText
+    generation: Positive
+    path: PathText
+    ufs_uri: PathText
+    ufs_id: HexId
+    options: UfsOptions = UfsOptions()
+    read_only: bool = True
+    block_size: Positive = BLOCK_SIZE_DEFAULT
+    replicas: Annotated[int, Meta(ge=1, le=16)] = 1
+    max_age_s: Annotated[float, Meta(ge=0)] | None = 60.0
+
+
+class MountRequest(Record, frozen=True):
+    """Bind ``ufs_uri`` at ``path``."""
+
+    path: PathText
+    ufs_uri: PathText
+    options: UfsOptions = UfsOptions()
+    block_size: Annotated[int, Meta(ge=4 << 20, le=1 << 34, multiple_of=4 << 20)] = BLOCK_SIZE_DEFAULT
+    replicas: Annotated[int, Meta(ge=1, le=16)] = 1
+    max_age_s: Annotated[float, Meta(ge=0)] | None = 60.0
+
+
+class MountsReply(Record, frozen=True):
+    """The mount table; ``revision`` grows with each change (long poll: ``GET /v1/mounts?after=N&wait_s=S``)."""
+
+    cluster_id: ShortText
+    revision: Count
+    mounts: tuple[Mount, ...]
+
+
+class TicketRequest(Record, frozen=True):
+    """Ask for the right to read below the mount that holds ``path``."""
+
+    path: PathText
+    client_id: ShortText
+
+
+class TicketReply(Record, frozen=True):
+    """A signed ticket, the mount it is for, and when it ends (seconds since the epoch, UTC)."""
+
+    ticket: str
+    mount: Mount
+    expires_at_s: float
+
+
+# -- names
+
+
+class Layout(Record, frozen=True):
+    """What a client needs to read one version of a file without the master. ``key`` is relative to the mount's root."""
+
+    key: PathText
+    size: Count
+    fingerprint: ShortText
+    version_id: HexId
+    block_size: Positive
+
+
+class Entry(Record, frozen=True):
+    """A name with its attributes; ``layout`` is there for files. ``inode`` is ``identity.inode_number``."""
+
+    name: Annotated[str, Meta(max_length=1024)]
+    kind: Literal["file", "dir"]
+    inode: Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
+    mode: Annotated[int, Meta(ge=0, le=0o7777)]
+    mtime_ns: int
+    size: Count = 0
+    layout: Layout | None = None
+
+
+class LookupRequest(Record, frozen=True):
+    """Attributes and layout of one absolute path."""
+
+    path: PathText
+
+
+class LookupReply(Record, frozen=True):
+    """``valid_s``: how long the answer may be kept (``None``: for ever). ``synced_at_s``: when the UFS said so."""
+
+    entry: Entry
+    mount_id: str | None
+    synced_at_s: float
+    valid_s: float | None
+
+
+class ListRequest(Record, frozen=True):
+    """A page of the directory ``path``, in byte order of names, after ``page_token``."""
+
+    path: PathText
+    page_token: Annotated[str, Meta(max_length=8192)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = 10_000
+
+
+class ListReply(Record, frozen=True):
+    """A page of entries with attributes and layouts; ``next_page_token`` is ``None`` at the end."""
+
+    entries: tuple[Entry, ...]
+    mount_id: str | None
+    next_page_token: str | None
+    synced_at_s: float
+    valid_s: float | None
+
+
+# -- blocks
+
+
+class BlockTarget(Record, frozen=True):
+    """Which block is meant. Travels as the query of ``GET /v1/blocks/{block_id}``; the worker derives the id itself."""
+
+    mount_id: ShortText
+    key: PathText
+    size: Count
+    fingerprint: ShortText
+    index: Count
+
+
+class Touch(Record, frozen=True):
+    """Local reads of one block that its worker did not see."""
+
+    block_id: HexId
+    opens: Count
+    read_bytes: Count
+
+
+class TouchRequest(Record, frozen=True):
+    """At most one a second per worker; ``touches`` is bounded by the body limit."""
+
+    touches: Annotated[tuple[Touch, ...], Meta(max_length=20_000)]
+
+
+class TouchReply(Record, frozen=True):
+    """How many of the blocks this worker holds."""
+
+    known: Count
+    unknown: Count
+
+
+class StatusReply(Record, frozen=True):
+    """``GET /v1/status`` of any service; ``detail`` is the service's own part."""
+
+    service: ShortText
+    member_id: ShortText
+    version: str
+    wire_version: int
+    started_at_s: float
+    ready: bool
+    waiting_for: tuple[str, ...] = ()
+    settings: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    detail: dict[str, str | int | float | bool | dict[str, str | int | float | bool | None] | None] = field(
+        default_factory=dict
+    )
