@@ -70,9 +70,13 @@ class ClusterMap(Record, frozen=True):
 
 
 class AnnounceRequest(Record, frozen=True):
-    """A member says that it is there; repeated at least every ``ttl_s / 3`` or it is taken for gone."""
+    """A member says that it is there; repeated at least every ``ttl_s / 3`` or it is taken for gone.
+
+    ``session`` is the announcing process's own random name: it tells a renewal from a second member of the same id.
+    """
 
     member: Member
+    session: Annotated[str, Meta(max_length=64)] = ""
     ttl_s: Annotated[float, Meta(gt=0, le=300)] = 10.0
 
 
@@ -84,9 +88,10 @@ class AnnounceReply(Record, frozen=True):
 
 
 class WithdrawRequest(Record, frozen=True):
-    """A member leaves on purpose; it is out at once."""
+    """A member leaves on purpose; it is out at once. Only the session that holds the id can withdraw it."""
 
     member_id: ShortText
+    session: Annotated[str, Meta(max_length=64)] = ""
 
 
 class WithdrawReply(Record, frozen=True):
