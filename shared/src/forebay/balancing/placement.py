@@ -20,21 +20,12 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 from forebay.contracts import ClusterMap, Member
+from forebay.contracts.members import owns_blocks
 
 _HALF_STEP = 0.5
 _SCALE = 2.0**-52
 _UNUSED_BITS = 64 - 52
 """52 bits of the hash and half a step keep ``h`` strictly inside (0, 1): with 53 the largest value rounds to 1.0."""
-
-_OWNING_STATES = frozenset({"live", "down"})
-
-
-def owns_blocks(member: Member) -> bool:
-    """Whether ``member`` is part of placement: a worker with a capacity weight that is live, or down and not yet out.
-
-    A joining worker takes its share when it says ``live``; a draining one has given its share away.
-    """
-    return member.role == "worker" and member.state in _OWNING_STATES and member.capacity_weight > 0
 
 
 class Placement:

@@ -88,10 +88,14 @@ class AnnounceReply(Record, frozen=True):
 
 
 class WithdrawRequest(Record, frozen=True):
-    """A member leaves on purpose; it is out at once. Only the session that holds the id can withdraw it."""
+    """A member leaves on purpose; it is out at once. Only the session that holds the id can withdraw it.
+
+    With ``keep_place`` it is down at once and out later, as if it had vanished: a restart should move no ownership.
+    """
 
     member_id: ShortText
     session: Annotated[str, Meta(max_length=64)] = ""
+    keep_place: bool = False
 
 
 class WithdrawReply(Record, frozen=True):
