@@ -1,0 +1,26 @@
+"""Under stores: where the data comes from. One Protocol (``Ufs``), S3 and files behind it, and what may be touched."""
+
+from forebay.ufs.base import PAGE_NAMES_MAX, Credentials, Ufs, UfsDir, UfsEntry, UfsFile, UfsLimits, UfsPage
+from forebay.ufs.names import check_key, is_file_name
+from forebay.ufs.opening import check_listable, open_ufs
+from forebay.ufs.roots import AllowedRoot, AllowedRoots
+from forebay.ufs.uri import UfsUri, normal_endpoint
+
+__all__ = [
+    "PAGE_NAMES_MAX",
+    "AllowedRoot",
+    "AllowedRoots",
+    "Credentials",
+    "Ufs",
+    "UfsDir",
+    "UfsEntry",
+    "UfsFile",
+    "UfsLimits",
+    "UfsPage",
+    "UfsUri",
+    "check_key",
+    "check_listable",
+    "is_file_name",
+    "normal_endpoint",
+    "open_ufs",
+]

@@ -1,0 +1,31 @@
+"""Fixtures for the whole suite: the real servers, started once, when the first test asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from forebay.testing.s3 import AwkwardS3, S3Server
+from forebay.testing.zookeeper import ZooKeeperServer
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A real, faithful S3 server (SeaweedFS). Tests make buckets of their own."""
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def awkward_s3() -> Iterator[AwkwardS3]:
+    """A real S3 server with bad habits (``rclone serve s3``)."""
+    with AwkwardS3() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def zookeeper() -> Iterator[ZooKeeperServer]:
+    """A real ZooKeeper. Tests that stop or pause it start their own."""
+    with ZooKeeperServer() as server:
+        yield server
