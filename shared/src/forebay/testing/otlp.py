@@ -1,19 +1,23 @@
-"""A real OTLP/HTTP receiver for tests: decodes what the exporters send and keeps the spans."""
+"""A real OTLP/HTTP receiver for tests: decodes what the exporters send and keeps spans and data points."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from opentelemetry.proto.resource.v1.resource_pb2 import Resource
+from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,20 @@ class ReceivedSpan:
     span_id: str
     parent_id: str
     attributes: dict[str, str]
+    kind: int = 0
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class ReceivedPoint:
+    """One data point of a metric. ``buckets`` is there for histograms, whose ``value`` is their sum."""
+
+    service: str
+    name: str
+    kind: str
+    attributes: dict[str, str]
+    value: float
+    buckets: tuple[int, ...] = ()
 
 
 @dataclass
@@ -34,12 +52,23 @@ class OtlpReceiver:
 
     endpoint: str
     _spans: list[ReceivedSpan] = field(default_factory=list)
+    _points: list[ReceivedPoint] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, spans: list[ReceivedSpan]) -> None:
         """Called by the server thread."""
         with self._lock:
             self._spans += spans
+
+    def add_points(self, points: list[ReceivedPoint]) -> None:
+        """Called by the server thread."""
+        with self._lock:
+            self._points += points
+
+    def points(self) -> list[ReceivedPoint]:
+        """A copy of all data points so far."""
+        with self._lock:
+            return list(self._points)
 
     def spans(self) -> list[ReceivedSpan]:
         """A copy of all spans so far."""
@@ -67,30 +96,63 @@ def _received(service: str, span: Span) -> ReceivedSpan:
         trace_id=span.trace_id.hex(),
         span_id=span.span_id.hex(),
         parent_id=span.parent_span_id.hex(),
-        attributes={
-            a.key: a.value.string_value or str(a.value.int_value or a.value.double_value) for a in span.attributes
-        },
+        attributes=_attributes(span.attributes),
+        kind=span.kind,
+        failed=span.status.code == Status.STATUS_CODE_ERROR,
     )
+
+
+def _attributes(pairs: Iterable[KeyValue]) -> dict[str, str]:
+    return {a.key: a.value.string_value or str(a.value.int_value or a.value.double_value) for a in pairs}
+
+
+def _service(resource: Resource) -> str:
+    return _attributes(resource.attributes).get("service.name", "")
 
 
 def _decode(body: bytes) -> list[ReceivedSpan]:
     out: list[ReceivedSpan] = []
     for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-        service = next((a.value.string_value for a in resource.resource.attributes if a.key == "service.name"), "")
+        service = _service(resource.resource)
         for scope in resource.scope_spans:
             out.extend(_received(service, span) for span in scope.spans)
     return out
 
 
+def _decode_points(body: bytes) -> list[ReceivedPoint]:
+    return [
+        point
+        for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        for point in _points(_service(resource.resource), metric)
+    ]
+
+
+def _points(service: str, metric: Metric) -> list[ReceivedPoint]:
+    kind = metric.WhichOneof("data") or "none"
+    if kind == "histogram":
+        return [
+            ReceivedPoint(service, metric.name, kind, _attributes(p.attributes), p.sum, tuple(p.bucket_counts))
+            for p in metric.histogram.data_points
+        ]
+    return [
+        ReceivedPoint(service, metric.name, kind, _attributes(p.attributes), p.as_double or float(p.as_int))
+        for p in (metric.sum if kind == "sum" else metric.gauge).data_points
+    ]
+
+
 @contextmanager
 def otlp_receiver() -> Iterator[OtlpReceiver]:
-    """Serves ``/v1/traces`` (and swallows ``/v1/metrics``) on a free loopback port until the block ends."""
+    """Serves ``/v1/traces`` and ``/v1/metrics`` on a free loopback port until the block ends."""
 
     class Receive(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length", "0")))
             if self.path.endswith("/v1/traces"):
                 receiver.add(_decode(body))
+            elif self.path.endswith("/v1/metrics"):
+                receiver.add_points(_decode_points(body))
             self.send_response(200)
             self.send_header("content-type", "application/x-protobuf")
             self.end_headers()
