@@ -1,0 +1,20 @@
+"""Who is there: announce a member, follow the cluster map. One protocol, over ZooKeeper or a master's own registry."""
+
+from forebay.contracts.members import master_addresses
+from forebay.discovery.hub import EmbeddedHub
+from forebay.discovery.maps import next_map
+from forebay.discovery.opening import local_registry, open_registry, parse_registry_url
+from forebay.discovery.protocol import Registry, RegistryOptions
+from forebay.discovery.routes import add_registry_routes
+
+__all__ = [
+    "EmbeddedHub",
+    "Registry",
+    "RegistryOptions",
+    "add_registry_routes",
+    "local_registry",
+    "master_addresses",
+    "next_map",
+    "open_registry",
+    "parse_registry_url",
+]
