@@ -21,6 +21,7 @@ from forebay.telemetry import current_context
 LEVELS = ("debug", "info", "warning", "error")
 HIDDEN_MAX = 1024
 MASK = "[hidden]"
+SPARSE_S = 60.0
 
 _HIDDEN: OrderedDict[str, None] = OrderedDict()
 _SECRET_NAME = re.compile(r"(?i)(secret|password|passwd|token|ticket|authorization|credential|private|access_?key)")
@@ -62,6 +63,7 @@ def setup(service: str, level: str, json: bool) -> None:
     number = logging.getLevelNamesMapping()[level.upper()]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_formatter(service, json=json))
+    handler.addFilter(_Sparse("opentelemetry."))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(number, logging.WARNING))
@@ -83,6 +85,22 @@ def get(name: str) -> FilteringBoundLogger:
         cache_logger_on_first_use=True,
     )
     return cast(FilteringBoundLogger, logger)
+
+
+class _Sparse(logging.Filter):
+    """Lets through one line a minute of a third party that repeats itself while its peer is away."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self._prefix = prefix
+        self._next_s = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(self._prefix):
+            return True
+        due = record.created >= self._next_s
+        self._next_s = record.created + SPARSE_S if due else self._next_s
+        return due
 
 
 class _Redacting(logging.Formatter):

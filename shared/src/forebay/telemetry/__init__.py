@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from threading import Thread
 
 from forebay.telemetry.metrics import SECONDS, Counter, Gauge, Histogram, Metrics
 from forebay.telemetry.traces import Span, SpanKind, TraceContext, Tracer, current_context, parse_traceparent
 
 __all__ = [
     "SECONDS",
+    "SHUTDOWN_S",
     "Counter",
     "Gauge",
     "Histogram",
@@ -27,6 +30,10 @@ __all__ = [
 ]
 
 
+SHUTDOWN_S = 3.0
+"""What a dead collector may cost at the end; what is not sent by then is lost."""
+
+
 @dataclass(frozen=True)
 class Telemetry:
     """What a service observes itself with. Without an OTLP endpoint nothing is exported and no thread runs."""
@@ -37,9 +44,13 @@ class Telemetry:
     closers: tuple[Callable[[], None], ...] = field(default=(), repr=False)
 
     def shutdown(self) -> None:
-        """Sends what is queued and stops the exporters. Blocks, at most some seconds: call it after the loop."""
-        for close in self.closers:
-            close()
+        """Sends what is queued and stops the exporters. Blocks, at most `SHUTDOWN_S`: call it after the loop."""
+        threads = [Thread(target=close, name="telemetry-shutdown", daemon=True) for close in self.closers]
+        end_s = time.monotonic() + SHUTDOWN_S
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(max(0.0, end_s - time.monotonic()))
 
 
 def setup(service: str, *, member_id: str, otlp_endpoint: str | None = None, sample_ratio: float = 0.0) -> Telemetry:

@@ -99,17 +99,16 @@ class _MetricExporter(OTLPMetricExporter):
 
 
 def add_histograms(data: MetricsData, metrics: Metrics, started_ns: int, now_ns: int) -> MetricsData:
-    """``data`` with one more scope that holds every histogram of ``metrics`` (cumulative since ``started_ns``)."""
+    """``data`` with every histogram of ``metrics`` (cumulative since ``started_ns``) in a scope of their own.
+
+    The scope's name differs from the SDK's, because the exporter keeps only the last scope of one name.
+    """
     shaped = [_histogram(h, started_ns, now_ns) for h in metrics if isinstance(h, Histogram)]
-    if not shaped:
+    if not shaped or not data.resource_metrics:
         return data
-    scope = sdk.ScopeMetrics(InstrumentationScope("forebay"), shaped, "")
-    return MetricsData(
-        [
-            sdk.ResourceMetrics(r.resource, [*r.scope_metrics, scope] if i == 0 else r.scope_metrics, r.schema_url)
-            for i, r in enumerate(data.resource_metrics)
-        ]
-    )
+    first, *rest = data.resource_metrics
+    scope = sdk.ScopeMetrics(InstrumentationScope("forebay.histograms"), shaped, "")
+    return MetricsData([sdk.ResourceMetrics(first.resource, [*first.scope_metrics, scope], first.schema_url), *rest])
 
 
 def _histogram(histogram: Histogram, started_ns: int, now_ns: int) -> sdk.Metric:
