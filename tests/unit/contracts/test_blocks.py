@@ -11,10 +11,12 @@ from forebay.contracts.blocks import (
     block_path,
     block_query,
     format_content_range,
+    format_crcs,
     format_range,
     is_block_id,
     parse_block_query,
     parse_content_range,
+    parse_crcs,
     parse_range,
     parse_read_type,
 )
@@ -118,3 +120,11 @@ def test_a_read_type_is_one_of_three_names() -> None:
     assert parse_read_type("NO_CACHE", "CACHE") == "NO_CACHE"
     with pytest.raises(InvalidRequest):
         parse_read_type("no_cache", "CACHE")
+
+
+def test_checksums_read_back_and_garbage_is_the_peers_fault() -> None:
+    assert parse_crcs(format_crcs([0, 0xDEADBEEF, 0xFFFFFFFF])) == (0, 0xDEADBEEF, 0xFFFFFFFF)
+    assert parse_crcs(None) == ()
+    for wrong in ("", "1", "0000000g", "00000000,", "00000000;11111111", ",".join(["00000000"] * 5000)):
+        with pytest.raises(PeerMisbehaved):
+            parse_crcs(wrong)

@@ -8,6 +8,7 @@ worker may remember a request by its text.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 from urllib.parse import parse_qsl, quote
@@ -38,6 +39,12 @@ SOURCE_HEADER = "forebay-source"
 SERVING_WEIGHT_HEADER = "forebay-serving-weight"
 """The worker's serving weight (0 to 1) at the time of the answer."""
 
+CRC_HEADER = "forebay-crc32c"
+"""CRC32C sums (8 hex digits each, joined by commas) of the extents that a hop's answer consists of; absent where the
+range is not made of whole extents, or the sums are not known."""
+
+CRCS_MAX = 4096
+
 ONLY_IF_CACHED = "only-if-cached"
 """Value of ``cache-control`` that forbids a fill: what is not here is 504 ``not_cached``."""
 
@@ -51,6 +58,7 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _HEX_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _RANGE = re.compile(r"bytes=(0|[1-9][0-9]{0,18})-(0|[1-9][0-9]{0,18})", re.ASCII)
 _CONTENT_RANGE = re.compile(r"bytes (0|[1-9][0-9]{0,18})-(0|[1-9][0-9]{0,18})/([1-9][0-9]{0,18})", re.ASCII)
+_CRCS = re.compile(r"[0-9a-f]{8}(,[0-9a-f]{8})*", re.ASCII)
 _READ_TYPES: dict[str, ReadType] = {name: name for name in get_args(ReadType)}
 
 
@@ -160,6 +168,24 @@ def parse_content_range(header: str | None) -> tuple[ByteRange, int]:
     if first > last or last >= length:
         raise PeerMisbehaved("the peer sent an impossible content-range", header="content-range")
     return ByteRange(first, last + 1), length
+
+
+def format_crcs(crcs: Sequence[int]) -> str:
+    """The ``forebay-crc32c`` header."""
+    return ",".join(f"{crc:08x}" for crc in crcs)
+
+
+def parse_crcs(header: str | None) -> tuple[int, ...]:
+    """The sums that a peer sent; none if the header is absent.
+
+    Raises:
+        PeerMisbehaved: another form, or more than ``CRCS_MAX``.
+    """
+    if header is None:
+        return ()
+    if len(header) > 9 * CRCS_MAX or _CRCS.fullmatch(header) is None:
+        raise PeerMisbehaved("the peer sent malformed checksums", header=CRC_HEADER)
+    return tuple(int(part, 16) for part in header.split(","))
 
 
 def parse_read_type(header: str | None, default: ReadType) -> ReadType:

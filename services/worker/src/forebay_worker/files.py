@@ -1,0 +1,143 @@
+"""Open block files: bytes in memory are mapped, bytes on a disk are read without ever stopping the event loop.
+
+A file on tmpfs is mapped once, when its fill starts or at its first read, and served as slices of that mapping: no
+copy, no system call. It is safe because block files are unlinked, never truncated: a mapping keeps its pages, and a
+page that a present extent covers was written before. A mapping of a file on a disk could stop the loop for as long as
+the disk takes (317 ms were seen) or kill the process with SIGBUS, so there it is ``preadv(RWF_NOWAIT)``, which answers
+from the page cache or not at all, and otherwise the same call on a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import mmap
+import os
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+from forebay.errors import ForebayError
+
+PIECE_BYTES = 1 << 20
+"""One read from a disk, one buffer."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class TierFailed(ForebayError):
+    """A tier directory erred (full disk, I/O error). Never leaves the worker: the read goes on past the tier."""
+
+
+class IoThreads:
+    """The bounded pool for everything that may wait for a file system."""
+
+    def __init__(self, threads_max: int) -> None:
+        self._pool = ThreadPoolExecutor(threads_max, thread_name_prefix="worker-io")
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Runs ``work`` on a thread; an ``OSError`` becomes ``TierFailed``. If the caller is cancelled the work still
+        ends by itself."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *args, **kwargs))
+        except OSError as e:
+            raise TierFailed(f"a tier directory failed: {e}", errno=errno.errorcode.get(e.errno or 0)) from e
+
+    def close(self) -> None:
+        """Waits for running work; nothing new is taken."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class BlockFile:
+    """One open block file; owns ``fd``. ``view`` is the whole block as bytes if it lies in memory.
+
+    The descriptor closes when the last user lets go of the object, so no thread ever reads from a reused number.
+    """
+
+    def __init__(self, fd: int, length: int, *, in_memory: bool) -> None:
+        self.fd = fd
+        self.length = length
+        self.view: memoryview | None = None
+        if in_memory and length:
+            # The mapping duplicates the descriptor, and its views keep the mapping.
+            self.view = memoryview(mmap.mmap(fd, length, mmap.MAP_SHARED, mmap.PROT_READ))
+
+    def __del__(self) -> None:
+        os.close(self.fd)
+
+    def write(self, pieces: Sequence[bytes | memoryview], start: int) -> None:
+        """Writes ``pieces`` one after the other from byte ``start`` (blocking)."""
+        rest = list(pieces)
+        while rest:
+            written = os.pwritev(self.fd, rest, start)
+            start += written
+            while rest and written >= len(rest[0]):
+                written -= len(rest.pop(0))
+            if rest and written:
+                rest[0] = memoryview(rest[0])[written:]
+
+    async def read(self, start: int, stop: int, threads: IoThreads) -> AsyncIterator[memoryview]:
+        """Bytes ``start`` to ``stop`` in pieces; each is the receiver's own, or a slice of the immutable mapping."""
+        if self.view is not None:
+            yield self.view[start:stop]
+            return
+        while start < stop:
+            piece = memoryview(bytearray(min(PIECE_BYTES, stop - start)))
+            await self._read_piece(piece, start, threads)
+            start += len(piece)
+            yield piece
+
+    async def _read_piece(self, piece: memoryview, start: int, threads: IoThreads) -> None:
+        done = _read_cached(self.fd, piece, start)
+        while done < len(piece):
+            done += await threads.run(_read_some, self.fd, piece[done:], start + done)
+
+
+def _read_cached(fd: int, piece: memoryview, start: int) -> int:
+    """What the page cache gives at once; 0 if nothing, or if the file system cannot say."""
+    try:
+        return os.preadv(fd, [piece], start, os.RWF_NOWAIT)
+    except OSError:
+        return 0  # EAGAIN, EOPNOTSUPP; a real error comes again on the thread, where it is translated
+
+
+def _read_some(fd: int, piece: memoryview, start: int) -> int:
+    count = os.preadv(fd, [piece], start)
+    if count == 0:
+        raise OSError(errno.EIO, "a block file is shorter than it was")
+    return count
+
+
+class OpenFiles:
+    """Open files of sealed blocks, the longest unused closed first. Each takes a descriptor, or two when mapped."""
+
+    def __init__(self, files_max: int) -> None:
+        self._files_max = files_max
+        self._files: OrderedDict[str, BlockFile] = OrderedDict()
+
+    def get(self, block_id: str) -> BlockFile | None:
+        """The file if it is open."""
+        file = self._files.get(block_id)
+        if file is not None:
+            self._files.move_to_end(block_id)
+        return file
+
+    def put(self, block_id: str, file: BlockFile) -> None:
+        """Keeps an open file."""
+        self._files[block_id] = file
+        while len(self._files) > self._files_max:
+            self._files.popitem(last=False)
+
+    def drop(self, block_id: str) -> None:
+        """Lets go of a file; reads that use it keep it open."""
+        self._files.pop(block_id, None)
+
+    def clear(self) -> None:
+        """Lets go of all."""
+        self._files.clear()
+
+    def __len__(self) -> int:
+        return len(self._files)

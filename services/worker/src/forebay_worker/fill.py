@@ -1,0 +1,341 @@
+"""Fills blocks: streams take runs of extents from the queue, read them from a source and write them into the file.
+
+The tasks belong to the service, not to the readers: a reader that goes away withdraws its wishes and harms no one
+else's. What a failure costs: a source that is unavailable costs the run (its waiters get the error, the rest of the
+block stays); a version that is gone, or a tier directory that errs, costs the block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Protocol
+
+import google_crc32c
+
+from forebay.errors import ForebayError, InternalError, NotFound, StaleVersion
+from forebay.runtime import logs
+from forebay_worker.extents import Geometry
+from forebay_worker.files import BlockFile, TierFailed
+from forebay_worker.index import Block, State
+from forebay_worker.observe import WorkerMetrics
+from forebay_worker.queue import FillQueue, Run
+from forebay_worker.sources import BlockSource, closing
+from forebay_worker.store import Store
+
+WRITE_BYTES = 1 << 20
+"""Pieces are gathered to this much before a thread writes them: a hop costs as much as copying 100 KiB."""
+
+ATTEMPTS_MAX = 3
+BACKOFF_S = 0.1
+"""Tries of one run while the source says that trying again may help; the wait doubles."""
+
+
+class Abandoned(ForebayError):
+    """The block was given up because nobody wanted it; who comes at that moment reads past the tier. Never leaves
+    the worker."""
+
+
+class Spawner(Protocol):
+    """Owns tasks; ``runtime.Supervisor`` is one."""
+
+    def spawn(self, name: str, coro: Coroutine[Any, Any, None]) -> None:
+        """Starts a task."""
+
+
+@dataclass(eq=False)
+class Filling:
+    """A block that is not complete yet. ``crcs`` are CRC32C sums by extent; ``error`` is set once it is given up."""
+
+    block: Block
+    source: BlockSource
+    opened: asyncio.Future[BlockFile]
+    crcs: dict[int, int] = field(default_factory=dict)
+    waiters: dict[int, set[asyncio.Future[None]]] = field(default_factory=dict)
+    error: ForebayError | None = None
+
+    def wake(self, extent: int, error: ForebayError | None = None) -> None:
+        """Lets go of those who wait for an extent."""
+        for waiter in self.waiters.pop(extent, ()):
+            if waiter.done():
+                continue
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(error)
+
+
+class Filler:
+    """All fills of one worker."""
+
+    def __init__(self, store: Store, queue: FillQueue, spawner: Spawner, metrics: WorkerMetrics) -> None:
+        self._store = store
+        self._queue = queue
+        self._spawner = spawner
+        self._metrics = metrics
+        self._fillings: dict[str, Filling] = {}
+        self._readers = count()
+        self._closed = False
+        self._log = logs.get("forebay_worker.fill")
+        store.on_evicted = self._forget
+
+    # -- for readers
+
+    async def admit(self, block_id: str, geometry: Geometry, source: BlockSource) -> Block | None:
+        """The block, being filled or complete; ``None`` if it cannot be kept. ``source`` is used from now on: a newer
+        reader's rights live longer."""
+        block = await self._store.admit(block_id, geometry)
+        if block is not None and block.state is State.FILLING:
+            filling = self._fillings.get(block_id)
+            if filling is None:
+                self._start(block, source)
+            else:
+                filling.source = source
+        return block
+
+    def get(self, block: Block) -> Filling | None:
+        """How a block is being filled; ``None`` once it is sealed or given up."""
+        return self._fillings.get(block.block_id)
+
+    def complete(self, filling: Filling) -> None:
+        """Fills the rest of the block in the background."""
+        if filling.block.state is State.FILLING and filling.error is None:
+            self._queue.complete(filling.block.block_id)
+            self._pump()
+
+    def want(self, filling: Filling, extents: list[int]) -> int:
+        """A new reader waits for extents; returns its number for ``wait`` and ``unwant``."""
+        reader = next(self._readers)
+        if filling.block.state is State.FILLING and extents:
+            self._metrics.joins.add(self._queue.want(filling.block.block_id, reader, extents))
+            self._pump()
+        return reader
+
+    def unwant(self, filling: Filling, reader: int) -> None:
+        """The reader is gone."""
+        if self._fillings.get(filling.block.block_id) is filling:
+            self._queue.unwant(filling.block.block_id, reader)
+
+    async def opened(self, filling: Filling) -> BlockFile:
+        """The block's file, for reading what is present.
+
+        Raises:
+            TierFailed: it could not be made.
+        """
+        return await asyncio.shield(filling.opened)
+
+    async def wait(self, filling: Filling, reader: int, extent: int) -> None:
+        """Until the extent is present.
+
+        Raises:
+            ForebayError: its run failed, or the block was given up.
+        """
+        if filling.error is not None:
+            raise filling.error
+        block = filling.block
+        if block.state is not State.FILLING or extent in block.extents:
+            return
+        if not self._queue.is_wanted(block.block_id, reader, extent):
+            self._queue.want(block.block_id, reader, [extent])
+            self._pump()
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        filling.waiters.setdefault(extent, set()).add(waiter)
+        try:
+            await waiter
+        finally:
+            filling.waiters.get(extent, set()).discard(waiter)
+
+    # -- the fill itself
+
+    def _start(self, block: Block, source: BlockSource) -> None:
+        opened: asyncio.Future[BlockFile] = asyncio.get_running_loop().create_future()
+        filling = self._fillings[block.block_id] = Filling(block, source, opened)
+        self._queue.open(block.block_id, block.extents)
+        block.busy += 1
+        self._spawner.spawn("open_block", self._open(filling))
+
+    async def _open(self, filling: Filling) -> None:
+        try:
+            file = await self._store.create(filling.block)
+            if not filling.opened.done():
+                filling.opened.set_result(file)
+        except TierFailed as e:
+            self._give_up(filling, e)
+        finally:
+            self._rest(filling)
+
+    def _pump(self) -> None:
+        while not self._closed and (run := self._queue.next_run()) is not None:
+            filling = self._fillings[run.block_id]
+            filling.block.busy += 1
+            self._spawner.spawn("fill_run", self._run(filling, run))
+
+    async def _run(self, filling: Filling, run: Run) -> None:
+        self._metrics.fills_in_flight.add(1)
+        outcome = "cancelled"
+        try:
+            await self._fetch(filling, run)
+            outcome = "ok"
+        except ForebayError as e:
+            outcome = e.code
+            self._run_failed(filling, run, e)
+        except Exception as e:  # noqa: BLE001 - one object that trips a bug must not take the worker down
+            outcome = "internal"
+            self._log.error("fill_bug", error=repr(e), exc_info=True)
+            self._run_failed(filling, run, InternalError("a fill failed by a bug of ours"))
+        except asyncio.CancelledError:
+            self._closed = True  # only the end of the service cancels fills: start no others
+            raise
+        finally:
+            self._metrics.fills_in_flight.add(-1)
+            self._metrics.fill_runs.add(1, outcome)
+            self._queue.ended(run)
+            self._rest(filling)
+            self._pump()
+
+    async def _fetch(self, filling: Filling, run: Run) -> None:
+        start, stop = filling.block.extents.geometry.span(run.first, run.count)
+        sink = _Sink(self, filling, run, start)
+        for attempt in range(ATTEMPTS_MAX):
+            try:
+                source = filling.source
+                async with closing(source.read(sink.position, stop - sink.position)) as pieces:
+                    async for piece in pieces:
+                        await sink.take(piece, source.name)
+                if sink.position != stop:
+                    raise InternalError("a source gave less than it was asked for", missing_bytes=stop - sink.position)
+                return
+            except ForebayError as e:
+                if not e.retryable or attempt == ATTEMPTS_MAX - 1 or filling.error is not None:
+                    raise
+                await asyncio.sleep(BACKOFF_S * 2**attempt)
+
+    async def write(self, file: BlockFile, pieces: list[bytes], start: int, crc: int, source: str) -> int:
+        """Writes pieces from byte ``start``; returns ``crc`` extended by them."""
+        crc = await self._store.threads.run(_write_and_sum, file, pieces, start, crc)
+        self._metrics.filled.add(sum(map(len, pieces)), source)
+        return crc
+
+    def landed(self, filling: Filling, run: Run, extent: int, crc: int) -> None:
+        """An extent of a run is written."""
+        if filling.error is not None:
+            return
+        filling.crcs[extent] = crc
+        is_complete = self._store.index.landed(filling.block, extent)
+        self._queue.landed(run, extent)
+        filling.wake(extent)
+        if is_complete:
+            filling.block.busy += 1
+            self._spawner.spawn("seal_block", self._seal(filling))
+
+    async def _seal(self, filling: Filling) -> None:
+        block = filling.block
+        try:
+            block.crcs = tuple(filling.crcs[extent] for extent in range(block.extents.geometry.count))
+            await self._store.seal(block, filling.opened.result())
+            self._forget(block)
+        except TierFailed as e:
+            self._give_up(filling, e)
+        finally:
+            self._rest(filling)
+
+    # -- failure and the end
+
+    def _run_failed(self, filling: Filling, run: Run, error: ForebayError) -> None:
+        self._queue.failed(run)
+        if isinstance(error, StaleVersion | NotFound | TierFailed):
+            self._give_up(filling, error)
+            return
+        for extent in run.extents:
+            filling.wake(extent, error)
+
+    def _give_up(self, filling: Filling, error: ForebayError) -> None:
+        if filling.error is not None:
+            return
+        filling.error = error
+        block = filling.block
+        if isinstance(error, TierFailed):
+            self._store.failed(block, error)
+        if not filling.opened.done():
+            filling.opened.set_exception(error)
+            filling.opened.exception()  # seen: there may be no reader left to see it
+        for extent in list(filling.waiters):
+            filling.wake(extent, error)
+        self._forget(block)
+        self._store.detach(block)
+
+    def _rest(self, filling: Filling) -> None:
+        """One of the block's tasks ended. The last one of a given-up block removes its file; a block that has nothing
+        and that nobody wants is given up."""
+        block = filling.block
+        block.busy -= 1
+        if block.busy:
+            return
+        if filling.error is None and self._is_useless(filling):
+            self._give_up(filling, Abandoned("nobody wants this block any more"))
+        if filling.error is not None and not self._closed:
+            self._spawner.spawn("unlink_part", self._store.unlink(block, sealed=False))
+
+    def _is_useless(self, filling: Filling) -> bool:
+        block = filling.block
+        return block.state is State.FILLING and not len(block.extents) and self._queue.is_idle(block.block_id)
+
+    def _forget(self, block: Block) -> None:
+        self._fillings.pop(block.block_id, None)
+        self._queue.close(block.block_id)
+
+    def close(self) -> None:
+        """Takes no more work; the tasks are cancelled by their owner."""
+        self._closed = True
+
+    def __len__(self) -> int:
+        return len(self._fillings)
+
+
+class _Sink:
+    """Gathers pieces of one run and writes them, extent by extent, in order."""
+
+    def __init__(self, filler: Filler, filling: Filling, run: Run, position: int) -> None:
+        self._filler = filler
+        self._filling = filling
+        self._run = run
+        self._held: list[bytes] = []
+        self._held_from = position
+        self._crc = 0
+        self.position = position
+
+    async def take(self, piece: bytes | memoryview, source: str) -> None:
+        """Takes the next piece; waits while it is written."""
+        if self._filling.error is not None:
+            raise self._filling.error
+        geometry = self._filling.block.extents.geometry
+        rest = piece if isinstance(piece, bytes) else bytes(piece)
+        while rest:
+            extent = self.position // geometry.extent_size
+            if extent not in self._run.extents:
+                raise InternalError("a source gave more than it was asked for", extra_bytes=len(rest))
+            room = geometry.span(extent)[1] - self.position
+            part, rest = (rest, b"") if len(rest) <= room else (rest[:room], rest[room:])
+            self._held.append(part)
+            self.position += len(part)
+            is_end = len(part) == room
+            if is_end or self.position - self._held_from >= WRITE_BYTES:
+                await self._write(source)
+            if is_end:
+                self._filler.landed(self._filling, self._run, extent, self._crc)
+                self._crc = 0
+
+    async def _write(self, source: str) -> None:
+        held, start = self._held, self._held_from
+        self._held, self._held_from = [], self.position
+        file = await self._filler.opened(self._filling)
+        self._crc = await self._filler.write(file, held, start, self._crc, source)
+
+
+def _write_and_sum(file: BlockFile, pieces: list[bytes], start: int, crc: int) -> int:
+    file.write(pieces, start)
+    for piece in pieces:
+        crc = google_crc32c.extend(crc, piece)
+    return crc

@@ -1,0 +1,40 @@
+"""What the worker counts: instruments by name, in one place."""
+
+from __future__ import annotations
+
+from forebay.telemetry import Metrics
+
+
+class WorkerMetrics:
+    """All ``forebay_worker_*`` instruments that code counts into; what is read at collection is registered in app."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.served = metrics.counter(
+            "forebay_worker_served_bytes_total", "Bytes of blocks sent, by where they came from", ("source",)
+        )
+        self.reads = metrics.counter(
+            "forebay_worker_reads_total", "Reads answered, by source of their start", ("source",)
+        )
+        self.filled = metrics.counter("forebay_worker_filled_bytes_total", "Bytes written into tiers", ("source",))
+        self.fill_runs = metrics.counter("forebay_worker_fill_runs_total", "Requests to fill sources", ("outcome",))
+        self.joins = metrics.counter(
+            "forebay_worker_fill_joins_total", "Extents that a read found already on their way (single-flight)"
+        )
+        self.evictions = metrics.counter("forebay_worker_evictions_total", "Blocks evicted", ("tier",))
+        self.evicted_bytes = metrics.counter("forebay_worker_evicted_bytes_total", "Bytes of evicted blocks", ("tier",))
+        self.refused = metrics.counter(
+            "forebay_worker_admissions_refused_total", "Blocks served without being kept", ("reason",)
+        )
+        self.tier_errors = metrics.counter(
+            "forebay_worker_tier_errors_total", "Failures of tier directories", ("tier",)
+        )
+        self.touches = metrics.counter(
+            "forebay_worker_touches_total", "Blocks in touch reports, by whether they are here", ("known",)
+        )
+        self.hits = metrics.counter(
+            "forebay_worker_hits_total",
+            "Reads that found their bytes here; local: opened by a gateway or SDK",
+            ("source",),
+        )
+        self.in_flight = metrics.gauge("forebay_worker_in_flight", "Block reads being answered")
+        self.fills_in_flight = metrics.gauge("forebay_worker_fills_in_flight", "Requests to fill sources in flight")

@@ -1,0 +1,205 @@
+"""Answers reads: from the tiers, from a fill as its extents arrive, or past the tiers.
+
+A read of bytes that are all present in memory never waits: ``at_once`` gives a slice of the mapping. Everything else
+is a ``Body``: its first piece decides the status of the answer, so it is awaited before the head is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from forebay.contracts.blocks import ByteRange
+from forebay.contracts.blocks import Source as SourceName
+from forebay.errors import InternalError, NotCached
+from forebay_worker.access import Asked
+from forebay_worker.files import TierFailed
+from forebay_worker.fill import Abandoned, Filler, Filling
+from forebay_worker.index import Block, State
+from forebay_worker.observe import WorkerMetrics
+from forebay_worker.routing import ReadOptions, Route, route
+from forebay_worker.sources import BlockSource, closing
+from forebay_worker.store import Store
+
+Piece = bytes | memoryview
+
+
+@dataclass(frozen=True)
+class Read:
+    """One read of a block: which bytes, how, and where they come from when they are not here. ``completes``: the rest
+    of the block follows in the background."""
+
+    asked: Asked
+    part: ByteRange
+    options: ReadOptions
+    source: BlockSource
+    has_home_elsewhere: bool
+
+    @property
+    def completes(self) -> bool:
+        """A block read from its start is completed by its home (or by who stands in for it)."""
+        return self.part.start == 0 and not self.has_home_elsewhere
+
+
+@dataclass(frozen=True)
+class Body:
+    """An answer whose first piece is there. Close ``rest`` whatever happens: it holds the block."""
+
+    source: SourceName
+    first: Piece
+    rest: AsyncIterator[Piece]
+
+
+class Reads:
+    """All reads of one worker. ``passive``: keep copies of what was read through a home."""
+
+    def __init__(self, store: Store, filler: Filler, metrics: WorkerMetrics, *, passive: bool) -> None:
+        self._store = store
+        self._filler = filler
+        self._metrics = metrics
+        self._passive = passive
+
+    def at_once(self, asked: Asked, part: ByteRange) -> tuple[Block, memoryview] | None:
+        """The bytes, if they lie mapped in memory; the caller leases the block while it sends them."""
+        block = self._store.index.get(asked.block_id)
+        if block is None or block.state is not State.SEALED or block.length != asked.length:
+            return None
+        file = self._store.opened(block)
+        if file is None or file.view is None:
+            return None
+        self._store.index.read(block.block_id)
+        return block, file.view[part.start : part.stop]
+
+    async def open(self, read: Read) -> Body:
+        """The answer to a read.
+
+        Raises:
+            NotCached: ``only-if-cached``, and it is not here.
+            ForebayError: whatever kept the first byte from coming.
+        """
+        asked, part = read.asked, read.part
+        block = self._store.index.get(asked.block_id)
+        fitting = block is None or block.length == asked.length
+        here = block is not None and fitting and block.extents.present_until(part.start, part.stop) == part.stop
+        way = route(
+            read.options,
+            is_here=here,
+            is_fitting=fitting,
+            has_home_elsewhere=read.has_home_elsewhere,
+            passive=self._passive,
+        )
+        if way is Route.NOT_CACHED:
+            raise NotCached("the bytes are not here", block_id=asked.block_id)
+        if block is not None and not fitting:
+            return await _begin(read.source.name, self._judged(read, block))
+        if way is Route.THROUGH:
+            return await _begin(read.source.name, self._through(read.source, part.start, part.stop))
+        self._store.index.read(asked.block_id)
+        name: SourceName = self._tier_name(block) if here and block is not None else read.source.name
+        return await _begin(name, self._kept(read))
+
+    async def _kept(self, read: Read) -> AsyncIterator[Piece]:
+        """From a block that is here or is being filled; past it from where a tier directory errs."""
+        position, stop = read.part.start, read.part.stop
+        block = await self._admitted(read)
+        if block is not None:
+            self._store.index.lease(block)
+            try:
+                async with closing(self._from_block(read, block)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+                        position += len(piece)
+            except TierFailed as e:
+                if block.state is State.SEALED:
+                    self._store.failed(block, e)
+                    await self._store.discard(block)
+            except Abandoned:
+                pass  # given up between two looks at it; go on past it
+            finally:
+                self._store.index.release(block)
+        if position < stop:
+            async with closing(self._through(read.source, position, stop)) as rest:
+                async for piece in rest:
+                    yield piece
+
+    async def _admitted(self, read: Read) -> Block | None:
+        block = self._store.index.get(read.asked.block_id)
+        if block is None or block.state is State.FILLING:
+            block = await self._filler.admit(read.asked.block_id, read.asked.geometry, read.source)
+        if block is not None and block.length != read.asked.length:
+            return None
+        return block
+
+    async def _from_block(self, read: Read, block: Block) -> AsyncIterator[Piece]:
+        filling = self._filler.get(block)
+        if filling is not None:
+            async with closing(self._from_filling(read, filling)) as pieces:
+                async for piece in pieces:
+                    yield piece
+            return
+        file = await self._store.open(block)
+        name = self._tier_name(block)
+        async for piece in file.read(read.part.start, read.part.stop, self._store.threads):
+            yield self._counted(piece, name)
+
+    async def _from_filling(self, read: Read, filling: Filling) -> AsyncIterator[Piece]:
+        """Extent by extent as they arrive; what is present already counts as the tier's."""
+        block, part = filling.block, read.part
+        extents = block.extents
+        missing = extents.missing(extents.geometry.touched(part.start, part.stop))
+        reader = self._filler.want(filling, missing)
+        if read.completes:
+            self._filler.complete(filling)
+        tier, awaited, position = self._tier_name(block), frozenset(missing), part.start
+        try:
+            file = await self._filler.opened(filling)
+            while position < part.stop:
+                extent = position // extents.geometry.extent_size
+                if extent not in extents:
+                    await self._filler.wait(filling, reader, extent)
+                    continue
+                until = min(part.stop, extents.geometry.span(extent)[1])
+                name = filling.source.name if extent in awaited else tier
+                async for piece in file.read(position, until, self._store.threads):
+                    yield self._counted(piece, name)
+                position = until
+        finally:
+            self._filler.unwant(filling, reader)
+
+    async def _through(self, source: BlockSource, start: int, stop: int) -> AsyncIterator[Piece]:
+        """Past the tiers."""
+        left = stop - start
+        async with closing(source.read(start, left)) as pieces:
+            async for piece in pieces:
+                left -= len(piece)
+                if left < 0:
+                    raise InternalError("a source gave more than it was asked for", extra_bytes=-left)
+                yield self._counted(piece, source.name)
+        if left:
+            raise InternalError("a source gave less than it was asked for", missing_bytes=left)
+
+    async def _judged(self, read: Read, block: Block) -> AsyncIterator[Piece]:
+        """Past the tiers because client and block disagree on the length: the under store says who is right. If it is
+        the client, the block here is wrong and goes."""
+        is_first = True
+        async with closing(self._through(read.source, read.part.start, read.part.stop)) as pieces:
+            async for piece in pieces:
+                if is_first:
+                    await self._store.discard(block)
+                    is_first = False
+                yield piece
+
+    def _counted(self, piece: Piece, name: SourceName) -> Piece:
+        self._metrics.served.add(len(piece), name)
+        return piece
+
+    def _tier_name(self, block: Block) -> SourceName:
+        return "ssd" if self._store.label(block) == "ssd" else "mem"
+
+
+async def _begin(name: SourceName, pieces: AsyncIterator[Piece]) -> Body:
+    """Waits for the first piece, so that what fails before it is an error answer and not a broken body."""
+    try:
+        return Body(name, await anext(pieces), pieces)
+    except StopAsyncIteration as e:
+        raise InternalError("a read gave no bytes") from e

@@ -1,0 +1,77 @@
+"""Where bytes of a block come from when they are not here: the under store, or the block's home.
+
+A source reads ranges of one block, by offsets inside it. It is used for fills and for reads that pass through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from forebay.contracts.blocks import Source as SourceName
+from forebay.errors import RangeNotSatisfiable, StaleVersion
+from forebay.ufs import Ufs
+
+T = TypeVar("T")
+
+
+class BlockSource(Protocol):
+    """Ranges of one block. ``name`` says where the bytes come from."""
+
+    @property
+    def name(self) -> SourceName:
+        """``ufs`` or ``peer``."""
+
+    def read(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
+        """Exactly ``length`` bytes from ``start``, in pieces that belong to the receiver.
+
+        Raises:
+            StaleVersion: the under store holds another version, or the file has another size than was claimed.
+            ForebayError: whatever the under store or the peer said.
+        """
+
+
+@dataclass(frozen=True)
+class UfsSource:
+    """One block of a file in the under store. Size and fingerprint are what a client claimed: both are compared.
+    ``opened`` gives the mount's under store, opened when it is first needed."""
+
+    opened: Callable[[], Awaitable[Ufs]]
+    key: str
+    size: int
+    fingerprint: str
+    offset: int
+
+    @property
+    def name(self) -> SourceName:
+        """See ``BlockSource``."""
+        return "ufs"
+
+    async def read(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
+        """See ``BlockSource``."""
+        first = self.offset + start
+        ufs = await self.opened()
+        pieces = ufs.read(self.key, first, length, fingerprint=self.fingerprint, size=self.size)
+        try:
+            async with closing(pieces) as body:
+                async for piece in body:
+                    yield piece
+        except RangeNotSatisfiable as e:
+            raise StaleVersion("the file is shorter than was claimed", key=self.key) from e
+
+
+def closing(iterator: AsyncIterator[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]:
+    """Closes an asynchronous generator that may be left early."""
+    return _closing(iterator)
+
+
+@asynccontextmanager
+async def _closing(iterator: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    try:
+        yield iterator
+    finally:
+        close = getattr(iterator, "aclose", None)
+        if close is not None:
+            await close()

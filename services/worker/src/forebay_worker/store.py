@@ -1,0 +1,229 @@
+"""The store: carries out what the index decides. Admission with eviction, files of blocks, sealing, leaving.
+
+``fill.Filler`` brings the bytes in, ``reads.Reads`` hands them out; both go through here. All blocking work runs on
+``IoThreads``; on the loop there are only decisions, so between two awaits the index is consistent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from forebay.runtime import logs
+from forebay_worker.extents import Geometry
+from forebay_worker.files import BlockFile, IoThreads, OpenFiles, TierFailed
+from forebay_worker.index import Block, NeedsRoom, Refused, State, StoreIndex
+from forebay_worker.observe import WorkerMetrics
+from forebay_worker.tiers import Scan, TierDirectory
+
+ADMIT_ATTEMPTS_MAX = 3
+"""Rounds of eviction for one admission; others may take the room that a round made."""
+
+RETIRED_S = 30.0
+"""How long a tier directory that erred takes no new blocks."""
+
+
+@dataclass(frozen=True)
+class Watermarks:
+    """Shares of a tier's capacity: above ``high`` blocks are evicted in the background until ``low``."""
+
+    high: float = 0.95
+    low: float = 0.90
+
+
+class Store:
+    """Blocks of one worker in its tier directories."""
+
+    def __init__(
+        self,
+        tiers: Sequence[TierDirectory],
+        index: StoreIndex,
+        threads: IoThreads,
+        metrics: WorkerMetrics,
+        *,
+        files_max: int = 1024,
+        watermarks: Watermarks = Watermarks(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.index = index
+        self.threads = threads
+        self.tiers = tuple(tiers)
+        self._metrics = metrics
+        self._files = OpenFiles(files_max)
+        self._watermarks = watermarks
+        self._clock = clock
+        self._retired_until = [0.0] * len(self.tiers)
+        self._log = logs.get("forebay_worker.store")
+        self.on_evicted: Callable[[Block], None] = lambda block: None
+        """Told of a block that was still being filled, before its file goes."""
+
+    # -- start
+
+    async def restore(self, boot_id: str) -> None:
+        """Takes in what the directories hold; what has no room any more (a smaller capacity) is unlinked."""
+        for number, tier in enumerate(self.tiers):
+            scan = await self.threads.run(tier.scan, boot_id)
+            dropped = 0
+            for found in reversed(scan.blocks):  # the newest first, as long as there is room
+                if self.index.restore(found.block_id, found.length, number) is None:
+                    await self.threads.run(tier.remove, found.block_id, sealed=True)
+                    dropped += 1
+            for found in scan.blocks:  # and the newest is the youngest
+                self.index.read(found.block_id)
+            self._tell(tier, scan, dropped)
+
+    def _tell(self, tier: TierDirectory, scan: Scan, dropped: int) -> None:
+        self._log.info(
+            "tier_opened",
+            tier=tier.spec.tier,
+            path=str(tier.spec.path),
+            capacity_bytes=tier.spec.capacity_bytes,
+            in_memory=tier.in_memory,
+            blocks=len(scan.blocks) - dropped,
+            torn=scan.torn,
+            unsafe=scan.unsafe,
+            dropped=dropped,
+        )
+        if scan.unknown:
+            self._log.warning("unknown_files_left_alone", path=str(tier.spec.path), names=list(scan.unknown))
+
+    # -- admission and eviction
+
+    async def admit(self, block_id: str, geometry: Geometry) -> Block | None:
+        """Reserves room for a block and evicts for it; the block that is here already if another came first; ``None``
+        if it cannot be kept."""
+        self._return_tiers()
+        for _ in range(ADMIT_ATTEMPTS_MAX):
+            here = self.index.get(block_id)
+            if here is not None:
+                return here
+            outcome = self.index.reserve(block_id, geometry)
+            if isinstance(outcome, NeedsRoom):
+                await self.evict(outcome.victims)
+            elif isinstance(outcome, Refused):
+                self._metrics.refused.add(1, outcome.reason)
+                return None
+            else:
+                return outcome.block
+        self._metrics.refused.add(1, "contended")
+        return None
+
+    async def evict(self, victims: Iterable[Block]) -> None:
+        """Lets blocks go, those that are still evictable."""
+        for block in victims:
+            if not block.is_evictable:
+                continue
+            was_sealed = block.state is State.SEALED
+            self.detach(block)
+            await self.unlink(block, sealed=was_sealed)
+            self._metrics.evictions.add(1, self.label(block))
+            self._metrics.evicted_bytes.add(block.length, self.label(block))
+
+    async def evict_to_watermark(self) -> None:
+        """One pass of background eviction over all tiers."""
+        for number in range(len(self.tiers)):
+            excess = self.index.excess(number, high=self._watermarks.high, low=self._watermarks.low)
+            for block in self.index.victims(number, excess) if excess else ():
+                await self.evict([block])
+
+    def detach(self, block: Block) -> None:
+        """No read finds the block any more."""
+        if block.state is State.FILLING:
+            self.on_evicted(block)
+        self.index.leave(block)
+        self._files.drop(block.block_id)
+
+    async def unlink(self, block: Block, *, sealed: bool) -> None:
+        """Removes a leaving block's file and gives its capacity back."""
+        try:
+            await self.threads.run(self.tiers[block.tier].remove, block.block_id, sealed=sealed)
+        except TierFailed as e:
+            self.failed(block, e)  # the file may stay; the capacity is given back all the same: the tier is retired
+        self.index.left(block)
+
+    # -- files
+
+    async def create(self, block: Block) -> BlockFile:
+        """The empty file of a block whose room is reserved.
+
+        Raises:
+            TierFailed: the directory erred.
+        """
+        return await self.threads.run(_create, self.tiers[block.tier], block.block_id, block.length)
+
+    async def seal(self, block: Block, file: BlockFile) -> None:
+        """Makes a complete block durable under its final name.
+
+        Raises:
+            TierFailed: the directory erred.
+        """
+        await self.threads.run(self.tiers[block.tier].seal, block.block_id, file.fd, block.length)
+        self.index.sealed(block)
+        self._files.put(block.block_id, file)
+
+    def opened(self, block: Block) -> BlockFile | None:
+        """The file of a sealed block if it is open; this is the warm path."""
+        return self._files.get(block.block_id)
+
+    async def open(self, block: Block) -> BlockFile:
+        """The file of a sealed block.
+
+        Raises:
+            TierFailed: it cannot be opened, or is not as long as it was.
+        """
+        file = self._files.get(block.block_id)
+        if file is not None:
+            return file
+        file = await self.threads.run(_open, self.tiers[block.tier], block.block_id)
+        if file.length != block.length:
+            raise TierFailed("a block file changed its length", length=file.length, expected=block.length)
+        if self.index.get(block.block_id) is block:
+            self._files.put(block.block_id, file)
+        return file
+
+    # -- health
+
+    def failed(self, block: Block, error: TierFailed) -> None:
+        """A block's directory erred: no new blocks for a while. A single file that is missing or of the wrong length
+        is the file's fault, not the directory's."""
+        self._log.warning("tier_error", path=str(self.tiers[block.tier].spec.path), error=error.message)
+        self._metrics.tier_errors.add(1, self.label(block))
+        if error.details.get("errno") not in {None, "ENOENT"}:
+            self._retired_until[block.tier] = self._clock() + RETIRED_S
+            self.index.retire(block.tier)
+
+    async def discard(self, block: Block) -> None:
+        """Lets go of a sealed block that cannot be read or is not what it should be."""
+        if block.state is State.SEALED:
+            self.detach(block)
+            await self.unlink(block, sealed=True)
+
+    def label(self, block: Block) -> str:
+        """The tier's metric label and source name: ``mem`` or ``ssd``."""
+        return self.tiers[block.tier].spec.tier.lower()
+
+    def _return_tiers(self) -> None:
+        for number, until in enumerate(self._retired_until):
+            if until and self._clock() >= until:
+                self._retired_until[number] = 0.0
+                self.index.return_to_service(number)
+
+    def close(self) -> None:
+        """Gives the directories back; sealed blocks stay."""
+        self._files.clear()
+        self.threads.close()
+        for tier in self.tiers:
+            tier.close()
+
+
+# Run on a thread and return the owner of the descriptor, so that it closes even if nobody waits for it any more.
+
+
+def _create(tier: TierDirectory, block_id: str, length: int) -> BlockFile:
+    return BlockFile(tier.create_part(block_id, length), length, in_memory=tier.in_memory)
+
+
+def _open(tier: TierDirectory, block_id: str) -> BlockFile:
+    fd, length = tier.open_block(block_id)
+    return BlockFile(fd, length, in_memory=tier.in_memory)

@@ -1,0 +1,150 @@
+"""The store index: states, capacity, eviction order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from forebay_worker.extents import Geometry
+from forebay_worker.index import CHARGE_UNIT, TRANSITIONS, Block, Event, NeedsRoom, Refused, Reserved, State, StoreIndex
+from forebay_worker.policy import Lru
+
+MIB = 1 << 20
+
+
+def index_of(*capacities: int) -> StoreIndex:
+    return StoreIndex([(capacity, Lru()) for capacity in capacities])
+
+
+def filled(index: StoreIndex, block_id: str, length: int = MIB) -> Block:
+    outcome = index.reserve(block_id, Geometry(length))
+    assert isinstance(outcome, Reserved), outcome
+    for extent in range(outcome.block.extents.geometry.count):
+        index.landed(outcome.block, extent)
+    index.sealed(outcome.block)
+    return outcome.block
+
+
+def state_of(block: Block) -> State:
+    return block.state
+
+
+def test_a_block_goes_from_filling_to_sealed_by_its_last_extent() -> None:
+    index = index_of(64 * MIB)
+    outcome = index.reserve("a", Geometry(9 * MIB))
+    assert isinstance(outcome, Reserved)
+    assert [index.landed(outcome.block, extent) for extent in (2, 0, 0, 1)] == [False, False, False, True]
+    assert state_of(outcome.block) is State.SEALING
+    index.sealed(outcome.block)
+    assert state_of(outcome.block) is State.SEALED
+    index.validate()
+
+
+def test_capacity_is_reserved_for_the_whole_block_in_whole_pages() -> None:
+    index = index_of(2 * CHARGE_UNIT)
+    index.reserve("a", Geometry(1))
+    assert index.used(0) == CHARGE_UNIT
+    index.reserve("b", Geometry(CHARGE_UNIT))
+    assert isinstance(index.reserve("c", Geometry(1)), NeedsRoom | Refused)
+    index.validate()
+
+
+def test_the_block_read_longest_ago_leaves_first() -> None:
+    index = index_of(3 * MIB)
+    for name in "abc":
+        filled(index, name)
+    index.read("a")
+    outcome = index.reserve("d", Geometry(2 * MIB))
+    assert isinstance(outcome, NeedsRoom)
+    assert [block.block_id for block in outcome.victims] == ["b", "c"]
+
+
+def test_a_leased_or_busy_block_is_never_a_victim() -> None:
+    index = index_of(2 * MIB)
+    leased, busy = filled(index, "a"), filled(index, "b")
+    index.lease(leased)
+    busy.busy += 1
+    assert index.reserve("c", Geometry(MIB)) == Refused("full")
+    index.release(leased)
+    outcome = index.reserve("c", Geometry(MIB))
+    assert isinstance(outcome, NeedsRoom)
+    assert outcome.victims == (leased,)
+
+
+def test_a_block_larger_than_every_tier_is_refused_and_evicts_nobody() -> None:
+    index = index_of(2 * MIB)
+    filled(index, "a")
+    assert index.reserve("b", Geometry(3 * MIB)) == Refused("full")
+
+
+def test_the_next_tier_with_room_is_used_before_anything_is_evicted() -> None:
+    index = index_of(MIB, MIB)
+    assert filled(index, "a").tier == 0
+    assert filled(index, "b").tier == 1
+    assert isinstance(index.reserve("c", Geometry(MIB)), NeedsRoom)
+
+
+def test_bytes_of_a_leaving_block_count_until_its_last_lease_ends() -> None:
+    index = index_of(MIB)
+    block = filled(index, "a")
+    index.lease(block)
+    index.leave(block)
+    index.left(block)
+    assert index.get("a") is None
+    assert index.used(0) == MIB
+    assert index.reserve("a", Geometry(MIB)) == Refused("leaving")
+    index.validate()
+    index.release(block)
+    assert index.used(0) == 0
+    assert isinstance(index.reserve("a", Geometry(MIB)), Reserved)
+
+
+def test_a_tier_out_of_service_takes_nothing_until_it_returns() -> None:
+    index = index_of(MIB)
+    index.retire(0)
+    assert index.reserve("a", Geometry(1)) == Refused("full")
+    index.return_to_service(0)
+    assert isinstance(index.reserve("a", Geometry(1)), Reserved)
+
+
+def test_what_does_not_fit_is_not_restored() -> None:
+    index = index_of(MIB)
+    assert index.restore("a", MIB, 0) is not None
+    assert index.restore("b", 1, 0) is None
+    assert index.restore("a", 1, 0) is None
+    assert index.counts()[State.SEALED] == 1
+    index.validate()
+
+
+def test_above_the_high_watermark_the_excess_reaches_down_to_the_low_one() -> None:
+    index = index_of(10 * MIB)
+    for number in range(9):
+        filled(index, str(number))
+    assert index.excess(0, high=0.9, low=0.5) == 0
+    filled(index, "9")
+    assert index.excess(0, high=0.9, low=0.5) == 5 * MIB
+    assert [b.block_id for b in index.victims(0, 5 * MIB)] == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))
+def test_every_pair_of_state_and_event_is_a_move_or_an_error(state: State, event: Event) -> None:
+    index = index_of(MIB)
+    block = filled(index, "a")
+    block.state = state
+    acts: dict[Event, Callable[[], object]] = {
+        Event.COMPLETE: lambda: index.landed(block, 0),
+        Event.SEAL: lambda: index.sealed(block),
+        Event.LEAVE: lambda: index.leave(block),
+    }
+    act = acts[event]
+    if (state, event) in TRANSITIONS:
+        act()
+        assert block.state is TRANSITIONS[state, event]
+    elif event is Event.COMPLETE:
+        assert act() is False
+        assert block.state is state
+    else:
+        with pytest.raises(ValueError, match="while"):
+            act()
