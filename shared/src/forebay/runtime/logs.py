@@ -156,10 +156,11 @@ def _hand_over(logger: WrappedLogger, method: str, event: EventDict) -> tuple[An
         return structlog.stdlib.ProcessorFormatter.wrap_for_formatter(logger, method, event)
     for name in ("level", "logger", "timestamp"):  # the program's own format has them
         event.pop(name, None)
-    return redact(str(_LOGFMT(logger, method, structlog.processors.format_exc_info(logger, method, event))))
+    said = f"{event.pop('event', '')} "
+    return redact(said + str(_LOGFMT(logger, method, structlog.processors.format_exc_info(logger, method, event))))
 
 
-_LOGFMT = structlog.processors.KeyValueRenderer(key_order=["event"], repr_native_str=False)
+_LOGFMT = structlog.processors.KeyValueRenderer(repr_native_str=False)
 _SHARED: list[Processor] = [
     structlog.stdlib.add_log_level,
     structlog.stdlib.add_logger_name,

@@ -56,17 +56,14 @@ class Supervisor:
         if len(self._tasks) >= self._tasks_max:
             coro.close()
             raise Overloaded(f"{self._tasks_max} background tasks are running", limit=self._tasks_max)
-        task = self._group.create_task(_logged(name, coro), name=name)
+        task = self._group.create_task(coro, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
 
-
-async def _logged(name: str, coro: Coroutine[Any, Any, None]) -> None:
-    try:
-        await coro
-    except Exception as error:
-        logs.get("forebay.runtime").error("task_failed", task=name, error=repr(error))
-        raise
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logs.get("forebay.runtime").error("task_failed", task=task.get_name(), error=repr(error))
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
