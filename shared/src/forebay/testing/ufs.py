@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from forebay.errors import ForebayError, NotFound, RangeNotSatisfiable, StaleVersion
-from forebay.ufs import PAGE_NAMES_MAX, UfsDir, UfsEntry, UfsFile, UfsPage
+from forebay.ufs import PAGE_NAMES_MAX, UfsDir, UfsEntry, UfsFile, UfsPage, UfsUri
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,22 @@ class ReadCall:
 
 class MemoryUfs:
     """``Ufs`` over a dictionary. ``fault``, if set, is called with each read and the bytes it has given; what it
-    returns is raised. ``gate``, if set, is awaited before each piece."""
+    returns is raised. ``gate``, if set, gives what is awaited before each piece."""
 
-    def __init__(self, *, piece_bytes: int = 64 << 10) -> None:
+    def __init__(self, *, piece_bytes: int = 64 << 10, uri: str = "file:///memory") -> None:
+        self._uri = UfsUri.parse(uri)
         self.files: dict[str, tuple[bytes, str]] = {}
         self.calls: list[ReadCall] = []
         self.fault: Callable[[ReadCall, int], ForebayError | None] = lambda call, given: None
-        self.gate: Callable[[], asyncio.Future[None] | None] = lambda: None
+        self.gate: Callable[[ReadCall], asyncio.Future[None] | None] = lambda call: None
         self.open_reads = 0
         self._piece_bytes = piece_bytes
         self._versions = 0
+
+    @property
+    def uri(self) -> UfsUri:
+        """See ``Ufs``."""
+        return self._uri
 
     def put(self, key: str, content: bytes) -> UfsFile:
         """A new version of ``key``."""
@@ -70,8 +76,8 @@ class MemoryUfs:
         try:
             given = 0
             while given < length or length == 0:
-                waiting = self.gate()
-                await (waiting if waiting is not None else asyncio.sleep(0))
+                waiting = self.gate(call)
+                await (asyncio.shield(waiting) if waiting is not None else asyncio.sleep(0))
                 content = self._checked(call, fingerprint, size)
                 error = self.fault(call, given)
                 if error is not None:

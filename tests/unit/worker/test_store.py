@@ -1,0 +1,467 @@
+"""Reads through the store: fills, sealing, eviction, failures, restart. Real directories, fake under store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from forebay.errors import NotCached, NotFound, StaleVersion, UfsUnavailable
+from forebay.testing import run
+from forebay.testing.ufs import MemoryUfs, ReadCall
+from forebay_worker.index import State
+from forebay_worker.routing import ReadOptions
+from tests.unit.worker.kit import MIB, Kit, asked_for, content, kit, memory_dir
+
+
+@pytest.fixture
+def mem() -> Iterator[Path]:
+    with memory_dir() as path:
+        yield path
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.002)
+
+
+async def settled(parts: Kit) -> None:
+    await until(lambda: parts.is_quiet)
+
+
+def files(folder: Path, suffix: str) -> list[Path]:
+    return sorted(folder.glob(f"??/*.{suffix}"))
+
+
+def test_a_cold_read_gives_the_bytes_and_the_block_is_sealed(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB)) as parts:
+            data = content(9 * MIB + 5)
+            asked = asked_for(parts.ufs.put("a", data))
+            assert await parts.read(asked) == data
+            await settled(parts)
+            assert [path.read_bytes() for path in files(mem, "blk")] == [data]
+            assert files(mem, "part") == []
+            assert parts.metrics.served.value("ufs") == len(data)
+            assert await parts.read(asked, 3, 7 * MIB) == data[3 : 7 * MIB]
+            assert len(parts.ufs.calls) == 3
+
+    run(main())
+
+
+def test_a_random_read_moves_only_its_extents(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB)) as parts:
+            data = content(16 * MIB)
+            asked = asked_for(parts.ufs.put("a", data))
+            assert await parts.read(asked, 5 * MIB, 5 * MIB + 10) == data[5 * MIB : 5 * MIB + 10]
+            await settled(parts)
+            assert parts.ufs.calls == [ReadCall("a", 4 * MIB, 4 * MIB)]
+            assert files(mem, "blk") == []
+            assert await parts.read(asked, 3 * MIB, 6 * MIB) == data[3 * MIB : 6 * MIB]
+            assert parts.metrics.served.value("mem") == 2 * MIB
+
+    run(main())
+
+
+def test_a_block_read_from_its_start_is_completed_in_the_background(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB)) as parts:
+            data = content(16 * MIB)
+            asked = asked_for(parts.ufs.put("a", data))
+            assert await parts.read(asked, 0, 100) == data[:100]
+            await settled(parts)
+            assert parts.sealed() == 1
+            assert len(parts.ufs.calls) == 4
+
+    run(main())
+
+
+def test_a_read_returns_as_soon_as_its_extents_are_there(mem: Path) -> None:
+    async def main() -> None:
+        ufs = MemoryUfs()
+        hold: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ufs.gate = lambda call: hold if call.start else None
+        async with kit(("MEM", mem, 64 * MIB), ufs=ufs) as parts:
+            data = content(16 * MIB)
+            asked = asked_for(ufs.put("a", data))
+            assert await parts.read(asked, 0, 4 * MIB) == data[: 4 * MIB]
+            assert parts.sealed() == 0
+            hold.set_result(None)
+            await settled(parts)
+            assert parts.sealed() == 1
+
+    run(main())
+
+
+def test_the_last_block_of_a_file_is_read_at_its_offset(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB)) as parts:
+            data = content(18 * MIB)
+            asked = asked_for(parts.ufs.put("a", data), 1)
+            assert asked.length == 2 * MIB
+            assert await parts.read(asked) == data[16 * MIB :]
+
+    run(main())
+
+
+def test_many_readers_of_one_block_cause_one_request_per_extent(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB)) as parts:
+            data = content(16 * MIB)
+            asked = asked_for(parts.ufs.put("a", data))
+            assert all(found == data for found in await asyncio.gather(*(parts.read(asked) for _ in range(20))))
+            assert sorted(call.start for call in parts.ufs.calls) == [0, 4 * MIB, 8 * MIB, 12 * MIB]
+            assert parts.metrics.joins.value() == 19 * 4
+
+    run(main())
+
+
+def test_a_reader_that_goes_away_does_not_stop_the_fill_of_others(mem: Path) -> None:
+    async def main() -> None:
+        ufs = MemoryUfs()
+        hold: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ufs.gate = lambda call: hold
+        async with kit(("MEM", mem, 64 * MIB), ufs=ufs) as parts:
+            data = content(8 * MIB)
+            asked = asked_for(ufs.put("a", data))
+            async with asyncio.TaskGroup() as group:
+                leaver = group.create_task(parts.read(asked))
+                stayer = group.create_task(parts.read(asked))
+                await until(lambda: len(ufs.calls) == 2)
+                leaver.cancel()
+                await until(leaver.done)
+                hold.set_result(None)
+            assert stayer.result() == data
+            assert len(ufs.calls) == 2
+
+    run(main())
+
+
+def test_an_unavailable_source_is_tried_again_from_where_it_broke(mem: Path) -> None:
+    async def main() -> None:
+        ufs = MemoryUfs()
+        ufs.fault = lambda call, given: UfsUnavailable("away") if len(ufs.calls) == 1 and given >= MIB else None
+        async with kit(("MEM", mem, 64 * MIB), ufs=ufs) as parts:
+            data = content(2 * MIB)
+            assert await parts.read(asked_for(ufs.put("a", data))) == data
+            assert ufs.calls == [ReadCall("a", 0, 2 * MIB), ReadCall("a", MIB, MIB)]
+
+    run(main())
+
+
+def test_a_source_that_stays_away_is_an_error_and_leaves_nothing(mem: Path) -> None:
+    async def main() -> None:
+        ufs = MemoryUfs()
+        ufs.fault = lambda call, given: UfsUnavailable("away")
+        async with kit(("MEM", mem, 64 * MIB), ufs=ufs) as parts:
+            asked = asked_for(ufs.put("a", content(2 * MIB)))
+            with pytest.raises(UfsUnavailable):
+                await parts.read(asked)
+            await settled(parts)
+            assert len(ufs.calls) == 3
+            assert len(parts.store.index) == 0
+            assert parts.store.index.used(0) == 0
+            assert files(mem, "part") == []
+
+    run(main())
+
+
+def test_a_failed_extent_costs_its_readers_and_not_the_block(mem: Path) -> None:
+    async def main() -> None:
+        ufs = MemoryUfs()
+        bad = True
+        ufs.fault = lambda call, given: UfsUnavailable("away") if bad and call.start == 4 * MIB else None
+        async with kit(("MEM", mem, 64 * MIB), ufs=ufs) as parts:
+            data = content(12 * MIB)
+            asked = asked_for(ufs.put("a", data))
+            with pytest.raises(UfsUnavailable):
+                await parts.read(asked)
+            bad = False
+            assert await parts.read(asked) == data
+            await settled(parts)
+            assert parts.sealed() == 1
+            assert sum(call.start == 0 for call in ufs.calls) == 1
+
+    run(main())
+
+
+def test_a_replaced_object_is_stale_and_the_half_filled_block_goes(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB)) as parts:
+            old = asked_for(parts.ufs.put("a", content(12 * MIB)))
+            await parts.read(old, 4 * MIB, 5 * MIB)
+            new = content(12 * MIB, seed=1)
+            newer = asked_for(parts.ufs.put("a", new))
+            with pytest.raises(StaleVersion):
+                await parts.read(old)
+            await settled(parts)
+            assert len(parts.store.index) == 0
+            assert await parts.read(newer) == new
+
+    run(main())
+
+
+def test_a_sealed_version_is_read_on_after_its_object_was_replaced(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB)) as parts:
+            data = content(5 * MIB)
+            old = asked_for(parts.ufs.put("a", data))
+            await parts.read(old)
+            await settled(parts)
+            parts.ufs.put("a", b"other")
+            assert await parts.read(old) == data
+
+    run(main())
+
+
+@pytest.mark.parametrize("claimed", [4 * MIB, 6 * MIB])
+def test_a_wrong_claim_about_the_size_is_stale_and_poisons_nothing(mem: Path, claimed: int) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB)) as parts:
+            data = content(5 * MIB)
+            file = parts.ufs.put("a", data)
+            with pytest.raises(StaleVersion):
+                await parts.read(asked_for(file, size=claimed))
+            await settled(parts)
+            assert await parts.read(asked_for(file)) == data
+            await settled(parts)
+            with pytest.raises(StaleVersion):
+                await parts.read(asked_for(file, size=claimed))
+            assert await parts.read(asked_for(file)) == data
+            assert parts.sealed() == 1
+
+    run(main())
+
+
+def test_a_block_whose_length_the_under_store_denies_is_thrown_away(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB)) as parts:
+            data = content(5 * MIB)
+            file = parts.ufs.put("a", data)
+            asked = asked_for(file)
+            assert parts.store.index.restore(asked.block_id, 3 * MIB, 0) is not None
+            assert await parts.read(asked) == data
+            await settled(parts)
+            assert parts.store.index.get(asked.block_id) is None
+            assert await parts.read(asked) == data
+            await settled(parts)
+            assert parts.sealed() == 1
+
+    run(main())
+
+
+def test_an_object_that_is_gone_is_not_found(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB)) as parts:
+            asked = asked_for(parts.ufs.put("a", b"x"))
+            parts.ufs.files.clear()
+            with pytest.raises(NotFound):
+                await parts.read(asked)
+            await settled(parts)
+            assert len(parts.store.index) == 0
+
+    run(main())
+
+
+def test_only_if_cached_asks_nobody(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB)) as parts:
+            data = content(8 * MIB)
+            asked = asked_for(parts.ufs.put("a", data))
+            cached = ReadOptions(only_if_cached=True)
+            with pytest.raises(NotCached):
+                await parts.read(asked, options=cached)
+            assert parts.ufs.calls == []
+            await parts.read(asked, 5 * MIB, 6 * MIB)
+            assert await parts.read(asked, 4 * MIB, 8 * MIB, options=cached) == data[4 * MIB :]
+            with pytest.raises(NotCached):
+                await parts.read(asked, 3 * MIB, 8 * MIB, options=cached)
+
+    run(main())
+
+
+def test_no_cache_passes_through_and_keeps_nothing(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB)) as parts:
+            data = content(8 * MIB)
+            asked = asked_for(parts.ufs.put("a", data))
+            assert await parts.read(asked, 5, 7 * MIB, options=ReadOptions("NO_CACHE")) == data[5 : 7 * MIB]
+            assert parts.ufs.calls == [ReadCall("a", 5, 7 * MIB - 5)]
+            assert len(parts.store.index) == 0
+            await parts.read(asked)
+            await parts.read(asked, options=ReadOptions("NO_CACHE"))
+            assert len(parts.ufs.calls) == 3
+
+    run(main())
+
+
+def test_a_full_tier_evicts_what_was_read_longest_ago(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 10 * MIB)) as parts:
+            data = {name: content(4 * MIB, seed) for seed, name in enumerate("abc")}
+            asked = {name: asked_for(parts.ufs.put(name, value)) for name, value in data.items()}
+            for name in "abac":
+                assert await parts.read(asked[name]) == data[name]
+                await settled(parts)
+            assert parts.store.index.get(asked["a"].block_id) is not None
+            assert parts.store.index.get(asked["b"].block_id) is None
+            assert len(files(mem, "blk")) == 2
+            assert parts.metrics.evictions.value("mem") == 1
+
+    run(main())
+
+
+def test_a_read_that_finds_no_room_is_served_all_the_same(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 3 * MIB)) as parts:
+            data = content(8 * MIB)
+            assert await parts.read(asked_for(parts.ufs.put("a", data))) == data
+            assert parts.metrics.refused.value("full") == 1
+            assert len(parts.store.index) == 0
+
+    run(main())
+
+
+def test_a_block_being_sent_is_not_evicted(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 5 * MIB)) as parts:
+            data = content(4 * MIB)
+            asked = asked_for(parts.ufs.put("a", data))
+            await parts.read(asked)
+            await settled(parts)
+            block = parts.store.index.get(asked.block_id)
+            assert block is not None
+            parts.store.index.lease(block)
+            other = content(4 * MIB, 1)
+            assert await parts.read(asked_for(parts.ufs.put("b", other))) == other
+            assert await parts.read(asked) == data
+            parts.store.index.release(block)
+
+    run(main())
+
+
+def test_a_disk_tier_serves_the_same_bytes(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kit(("SSD", tmp_path, 64 * MIB)) as parts:
+            assert parts.store.tiers[0].in_memory is False
+            data = content(9 * MIB + 3)
+            asked = asked_for(parts.ufs.put("a", data))
+            assert await parts.read(asked) == data
+            await settled(parts)
+            assert await parts.read(asked, 1, 9 * MIB) == data[1 : 9 * MIB]
+            assert parts.metrics.served.value("ssd") == 9 * MIB - 1
+
+    run(main())
+
+
+def test_a_tier_that_errs_costs_no_read_and_takes_nothing_for_a_while(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB)) as parts:
+            data = content(9 * MIB)
+            file = parts.ufs.put("a", data)
+            asked = asked_for(file)
+            (mem / asked.block_id[:2]).write_bytes(b"in the way")
+            assert await parts.read(asked) == data
+            await settled(parts)
+            assert parts.metrics.tier_errors.value("mem") >= 1
+            assert not parts.store.index.is_in_service(0)
+            assert await parts.read(asked) == data
+            assert parts.store.index.used(0) == 0
+
+    run(main())
+
+
+def test_a_sealed_file_that_vanished_is_a_miss(mem: Path) -> None:
+    async def main() -> None:
+        data = content(5 * MIB)
+        ufs = MemoryUfs()
+        asked = asked_for(ufs.put("a", data))
+        async with kit(("MEM", mem, 64 * MIB), ufs=ufs) as parts:
+            await parts.read(asked)
+            await settled(parts)
+        async with kit(("MEM", mem, 64 * MIB), ufs=ufs) as parts:
+            assert parts.sealed() == 1
+            files(mem, "blk")[0].unlink()
+            assert await parts.read(asked) == data
+            assert parts.sealed() == 0
+            assert await parts.read(asked) == data
+            await settled(parts)
+            assert parts.sealed() == 1
+
+    run(main())
+
+
+def test_sealed_blocks_are_warm_after_a_restart_and_torn_ones_are_gone(mem: Path) -> None:
+    async def main() -> None:
+        ufs = MemoryUfs()
+        data = content(5 * MIB)
+        whole, torn = asked_for(ufs.put("a", data)), asked_for(ufs.put("b", content(12 * MIB)))
+        async with kit(("MEM", mem, 64 * MIB), ufs=ufs) as parts:
+            await parts.read(whole)
+            await parts.read(torn, 5 * MIB, 6 * MIB)
+            await settled(parts)
+        assert len(files(mem, "part")) == 1
+        calls = len(ufs.calls)
+        async with kit(("MEM", mem, 64 * MIB), ufs=ufs) as parts:
+            assert files(mem, "part") == []
+            assert await parts.read(whole) == data
+            assert len(ufs.calls) == calls
+
+    run(main())
+
+
+def test_a_smaller_capacity_keeps_the_newest_blocks(mem: Path) -> None:
+    async def main() -> None:
+        ufs = MemoryUfs()
+        asked = [asked_for(ufs.put(str(number), content(2 * MIB, number))) for number in range(3)]
+        async with kit(("MEM", mem, 64 * MIB), ufs=ufs) as parts:
+            for number, one in enumerate(asked):
+                await parts.read(one)
+                await settled(parts)
+                os.utime(mem / one.block_id[:2] / f"{one.block_id}.blk", (number, number))
+        async with kit(("MEM", mem, 4 * MIB), ufs=ufs) as parts:
+            assert [parts.store.index.get(one.block_id) is not None for one in asked] == [False, True, True]
+            assert len(files(mem, "blk")) == 2
+
+    run(main())
+
+
+def test_the_second_tier_is_used_when_the_first_is_full(mem: Path, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 4 * MIB), ("SSD", tmp_path, 64 * MIB)) as parts:
+            for seed in range(2):
+                data = content(3 * MIB, seed)
+                assert await parts.read(asked_for(parts.ufs.put(str(seed), data))) == data
+                await settled(parts)
+            assert len(files(mem, "blk")) == 1
+            assert len(files(tmp_path, "blk")) == 1
+
+    run(main())
+
+
+def test_background_eviction_stops_at_the_low_watermark(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 10 * MIB)) as parts:
+            for seed in range(10):
+                await parts.read(asked_for(parts.ufs.put(str(seed), content(MIB, seed))))
+                await settled(parts)
+            assert parts.store.index.used(0) == 10 * MIB
+            await parts.store.evict_to_watermark()
+            assert parts.store.index.used(0) == 9 * MIB
+
+    run(main())
+
+
+def test_the_state_of_a_block_is_counted(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB)) as parts:
+            await parts.read(asked_for(parts.ufs.put("a", content(12 * MIB))), 5 * MIB, 6 * MIB)
+            await settled(parts)
+            assert parts.store.index.counts()[State.FILLING] == 1
+
+    run(main())
