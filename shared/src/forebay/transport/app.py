@@ -1,0 +1,249 @@
+"""What every service's application begins with: errors as JSON, wire version, deadlines, health, status, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aiohttp import web
+
+from forebay.contracts import WIRE_VERSION, ErrorReply, Record, StatusReply, decode, encode
+from forebay.contracts.codec import WIRE_HEADER
+from forebay.errors import (
+    CallerError,
+    ForebayError,
+    InternalError,
+    InvalidRequest,
+    NotFound,
+    PermissionDenied,
+    TooLarge,
+    Unauthenticated,
+    UnsupportedWireVersion,
+)
+from forebay.runtime import Deadline, logs
+from forebay.telemetry import current_context
+from forebay.transport.client import DEADLINE_HEADER
+
+if TYPE_CHECKING:
+    from forebay.telemetry import Telemetry
+
+R = TypeVar("R", bound=Record)
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+BODY_TIMEOUT_S = 30.0
+DEADLINE_MAX_S = 3600.0
+_WIRE_TEXT = str(WIRE_VERSION)
+
+
+@dataclass(frozen=True)
+class ServiceInfo:
+    """Who serves."""
+
+    service: str
+    member_id: str
+    version: str
+    started_at_s: float
+
+
+INFO = web.AppKey("forebay_info", ServiceInfo)
+TELEMETRY: web.AppKey[Telemetry] = web.AppKey("forebay_telemetry")
+ADMIN_TOKEN: web.AppKey[str | None] = web.AppKey("forebay_admin_token")
+STATUS: web.AppKey[Callable[[], StatusReply]] = web.AppKey("forebay_status")
+WAITING_FOR: web.AppKey[Callable[[], tuple[str, ...]]] = web.AppKey("forebay_waiting_for")
+
+
+def make_app(
+    info: ServiceInfo,
+    telemetry: Telemetry,
+    *,
+    status: Callable[[], StatusReply],
+    waiting_for: Callable[[], tuple[str, ...]],
+    body_max_bytes: int = 1 << 20,
+    admin_token: str | None = None,
+) -> web.Application:
+    """An application with ``/healthz``, ``/readyz``, ``/metrics``, ``/v1/status`` and the rules that all routes obey.
+
+    ``waiting_for`` names what is missing until the service is ready (empty: ready). A `ForebayError` from a handler
+    becomes its `ErrorReply`; any other exception is logged and becomes ``internal`` without its text. A request with
+    the header ``forebay-deadline-ms`` is bounded by it; one of another wire version is refused, naming both.
+    """
+    app = web.Application(middlewares=[_guard], client_max_size=body_max_bytes)
+    app[INFO] = info
+    app[TELEMETRY] = telemetry
+    app[ADMIN_TOKEN] = admin_token
+    app[STATUS] = status
+    app[WAITING_FOR] = waiting_for
+    app.on_response_prepare.append(_add_wire_version)
+    app.router.add_get("/healthz", _healthz)
+    app.router.add_get("/readyz", _readyz)
+    app.router.add_get("/metrics", _metrics)
+    app.router.add_get("/v1/status", _status)
+    return app
+
+
+async def read_record(request: web.Request, kind: type[R]) -> R:
+    """The request's body as a checked record.
+
+    Raises:
+        TooLarge: above the application's limit.
+        InvalidRequest: not JSON, not a ``kind``, or a body that breaks off.
+        DeadlineExceeded: the body did not come within `BODY_TIMEOUT_S`.
+    """
+    try:
+        async with Deadline.after(BODY_TIMEOUT_S).timeout():
+            body = await request.read()
+    except web.HTTPRequestEntityTooLarge as e:
+        raise _too_large(request) from e
+    except web.RequestPayloadError as e:
+        raise InvalidRequest("the body breaks off or is malformed") from e
+    return decode(kind, body)
+
+
+def record_response(record: Record, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
+    """A record as a JSON answer."""
+    return web.Response(body=encode(record), status=status, headers=headers, content_type="application/json")
+
+
+def require_admin(request: web.Request) -> None:
+    """Lets administrators pass: by the bearer token if one is configured, else over loopback or a Unix socket only.
+
+    Raises:
+        Unauthenticated: no token, or the wrong one.
+        PermissionDenied: no token is configured and the request came over the network.
+    """
+    token = request.config_dict[ADMIN_TOKEN]
+    if token is None:
+        if not _is_local(request):
+            raise PermissionDenied("no admin token is configured: changes are taken over loopback or Unix socket only")
+        return
+    kind, _, given = request.headers.get("authorization", "").partition(" ")
+    given_bytes = given.strip().encode("utf-8", "surrogateescape")
+    if kind.lower() != "bearer" or not hmac.compare_digest(given_bytes, token.encode()):
+        raise Unauthenticated("this needs the admin token (authorization: Bearer …)", reason="admin_token")
+
+
+def error_response(error: ForebayError, *, status: int | None = None) -> web.Response:
+    """An error as its JSON answer, with the current trace id."""
+    context = current_context()
+    reply = ErrorReply(
+        code=error.code,
+        message=error.message,
+        details=error.details,
+        retryable=error.retryable,
+        trace_id=context.trace_id if context else None,
+    )
+    return record_response(reply, status=status or error.status)
+
+
+# -- the rules
+
+
+@web.middleware
+async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        headers = request.headers
+        if (wire := headers.get(WIRE_HEADER)) is not None and wire != _WIRE_TEXT:
+            raise UnsupportedWireVersion(
+                f"you speak wire version {wire[:16]}, this is {WIRE_VERSION}", yours=wire[:16], ours=WIRE_VERSION
+            )
+        if (deadline_ms := headers.get(DEADLINE_HEADER)) is None:
+            return await handler(request)
+        async with Deadline.after(_deadline_s(deadline_ms)).timeout():
+            return await handler(request)
+    except (asyncio.CancelledError, ConnectionError):
+        raise
+    except web.HTTPException as answer:
+        if answer.status < 400:
+            raise
+        return _answer(request, _translate(request, answer), answer)
+    except ForebayError as error:
+        return _answer(request, error, error)
+    except Exception as error:  # noqa: BLE001  # a bug in a handler must not cost the client its answer
+        logs.get(__name__).error("handler_failed", route=request.path, error=repr(error), exc_info=True)
+        return _answer(request, InternalError("an internal error; the log has it under this trace id"), error)
+
+
+def _answer(request: web.Request, error: ForebayError, cause: Exception) -> web.Response:
+    if request.writer.output_size > 0:
+        raise ConnectionResetError("the reply had begun") from cause
+    if isinstance(cause, web.HTTPException):
+        response = error_response(error, status=cause.status)
+        if "Allow" in cause.headers:
+            response.headers["Allow"] = cause.headers["Allow"]
+        return response
+    return error_response(error)
+
+
+def _translate(request: web.Request, answer: web.HTTPException) -> ForebayError:
+    if answer.status == 404:
+        return NotFound(f"there is no {request.path[:256]} here")
+    if answer.status == 405:
+        return InvalidRequest(f"{request.method[:16]} is not allowed on {request.path[:256]}")
+    if answer.status == 413:
+        return _too_large(request)
+    return (CallerError if answer.status < 500 else InternalError)(answer.reason)
+
+
+def _too_large(request: web.Request) -> TooLarge:
+    limit = request.client_max_size
+    return TooLarge(f"the body is longer than {limit} bytes", limit=limit)
+
+
+def _deadline_s(text: str) -> float:
+    if not text.isascii() or not text.isdigit() or len(text) > 12:
+        raise InvalidRequest(f"{DEADLINE_HEADER} is no number of milliseconds")
+    return min(int(text) / 1000, DEADLINE_MAX_S)
+
+
+async def _add_wire_version(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers[WIRE_HEADER] = _WIRE_TEXT
+
+
+def _is_local(request: web.Request) -> bool:
+    ends: tuple[Any, Any] = (request.get_extra_info("sockname"), request.get_extra_info("peername"))
+    if all(isinstance(end, (str, bytes)) for end in ends):
+        return True  # a Unix socket
+    try:
+        return all(ipaddress.ip_address(end[0].partition("%")[0]).is_loopback for end in ends)
+    except (ValueError, TypeError, IndexError, AttributeError):
+        return False
+
+
+# -- the routes
+
+
+async def _healthz(request: web.Request) -> web.Response:
+    return web.Response(text="ok\n")
+
+
+async def _readyz(request: web.Request) -> web.Response:
+    missing = request.app[WAITING_FOR]()
+    if missing:
+        return web.Response(status=503, text="".join(f"waiting for {what}\n" for what in missing))
+    return web.Response(text="ready\n")
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    body = request.app[TELEMETRY].metrics.render()
+    return web.Response(body=body, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+async def _status(request: web.Request) -> web.Response:
+    return record_response(request.app[STATUS]())
+
+
+__all__ = [
+    "ADMIN_TOKEN",
+    "INFO",
+    "TELEMETRY",
+    "ServiceInfo",
+    "error_response",
+    "make_app",
+    "read_record",
+    "record_response",
+    "require_admin",
+]

@@ -1,0 +1,289 @@
+"""The client of every service and of the SDK: JSON RPCs and block reads over pooled HTTP/2 connections."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from forebay.contracts import WIRE_VERSION, ErrorReply, Record, decode, encode
+from forebay.contracts.codec import WIRE_HEADER
+from forebay.errors import (
+    WIRE_ERRORS,
+    ForebayError,
+    InvalidRequest,
+    PeerMisbehaved,
+    PeerUnavailable,
+    UnsupportedWireVersion,
+)
+from forebay.transport.channel import Call, ConnectionBroken, NotBegun
+from forebay.transport.connection import TICK_S
+from forebay.transport.fields import Field
+from forebay.transport.heads import ReplyHead
+from forebay.transport.limits import Limits
+from forebay.transport.observe import ClientObserver, Scope, Unobserved
+from forebay.transport.pool import Dialer, Lane, Peer
+
+if TYPE_CHECKING:
+    from forebay.runtime import Deadline
+    from forebay.telemetry import Telemetry
+
+R = TypeVar("R", bound=Record)
+
+DEADLINE_HEADER = "forebay-deadline-ms"
+_WIRE = (WIRE_HEADER, str(WIRE_VERSION))
+_JSON = ("content-type", "application/json")
+_IDEMPOTENT = frozenset({"GET", "HEAD"})
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Any answer: status, headers with lower-case names, body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DataReply:
+    """A successful bulk read: ``length`` bytes of the caller's buffer are filled."""
+
+    status: int
+    headers: Mapping[str, str]
+    length: int
+
+
+class HttpClient:
+    """Talks to peers named ``host:port`` or ``unix:/path``. One event loop; `close` before the loop ends.
+
+    ``telemetry`` may be ``None`` in benches. The TLS context gets our ALPN name.
+    """
+
+    def __init__(
+        self,
+        telemetry: Telemetry | None,
+        *,
+        limits: Limits | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        connect_timeout_s: float = 2.0,
+        data_connections: int = 1,
+    ) -> None:
+        self.limits = limits or Limits()
+        self._dialer = Dialer(self.limits, ssl_context, connect_timeout_s)
+        self._observer = ClientObserver(telemetry) if telemetry else None
+        self._data_connections = data_connections
+        self._peers: dict[str, Peer] = {}
+        self._ticker: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    async def call(
+        self,
+        peer: str,
+        path: str,
+        request: Record | None,
+        kind: type[R],
+        *,
+        deadline: Deadline,
+        method: str = "POST",
+        headers: Mapping[str, str] | None = None,
+    ) -> R:
+        """A JSON RPC: sends ``request``, returns the reply as a checked ``kind``.
+
+        Raises:
+            ForebayError: what the peer answered (the class named by its code), or `PeerUnavailable`, `PeerMisbehaved`,
+                `DeadlineExceeded`, `Overloaded`, `UnsupportedWireVersion`.
+        """
+        body = encode(request) if request is not None else b""
+        reply = await self.fetch(peer, method, path, body=body, headers=headers, deadline=deadline)
+        if not 200 <= reply.status < 300:
+            raise error_of(peer, reply)
+        try:
+            return decode(kind, reply.body)
+        except InvalidRequest as error:
+            raise PeerMisbehaved(f"{peer} answered no {kind.__name__}: {error.message}", peer=peer) from error
+
+    async def fetch(
+        self,
+        peer: str,
+        method: str,
+        path: str,
+        *,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        deadline: Deadline,
+    ) -> Reply:
+        """Any request on the RPC connection; every status is an answer.
+
+        Raises:
+            PeerUnavailable, PeerMisbehaved, DeadlineExceeded, Overloaded, UnsupportedWireVersion: no answer.
+        """
+        fields = self._fields(peer, method, path, headers, deadline)
+        if body:
+            fields.append(_JSON)
+        lane = self._peer(peer).rpc
+        with self._scope(method, peer, path) as scope:
+            async with deadline.timeout():
+                call = await self._send(lane, method, fields, body, scope, into=None, peer=peer)
+        head = _head_of(call)
+        return Reply(head.status, head.headers, bytes(call.body))
+
+    async def read_into(
+        self,
+        peer: str,
+        path: str,
+        buffer: memoryview,
+        *,
+        deadline: Deadline,
+        headers: Mapping[str, str] | None = None,
+    ) -> DataReply:
+        """A bulk GET on a data connection; the body lands in ``buffer``, which is not touched after this returns.
+
+        Raises:
+            ForebayError: as `call`; `PeerMisbehaved` if the body is longer than ``buffer``.
+        """
+        fields = self._fields(peer, "GET", path, headers, deadline)
+        lane = self._peer(peer).data()
+        with self._scope("GET", peer, path) as scope:
+            async with deadline.timeout():
+                call = await self._send(lane, "GET", fields, b"", scope, into=buffer, peer=peer)
+            head = _head_of(call)
+            if not 200 <= head.status < 300:
+                raise error_of(peer, Reply(head.status, head.headers, bytes(call.body)))
+        return DataReply(head.status, head.headers, call.landed)
+
+    async def close(self) -> None:
+        """Closes every connection; calls under way fail with `PeerUnavailable`."""
+        self._is_closed = True
+        if self._ticker is not None:
+            self._ticker.cancel()
+        connections = list(self._dialer.connections)
+        for connection in connections:
+            connection.engine.goaway()
+            connection.close()
+        deadline_s = asyncio.get_running_loop().time() + 1.0
+        while any(c.transport for c in connections) and asyncio.get_running_loop().time() < deadline_s:
+            await asyncio.sleep(0.001)
+        for connection in connections:
+            connection.abort(PeerUnavailable("the client is closed"))
+        self._peers.clear()
+        await asyncio.sleep(0)
+
+    # -- one request
+
+    def _fields(
+        self, peer: str, method: str, path: str, headers: Mapping[str, str] | None, deadline: Deadline
+    ) -> list[Field]:
+        authority = "localhost" if peer.startswith("unix:") else peer
+        fields: list[Field] = [
+            (":method", method),
+            (":scheme", self._dialer.scheme),
+            (":authority", authority),
+            (":path", path),
+            _WIRE,
+            (DEADLINE_HEADER, deadline_ms(deadline.remaining_s())),
+        ]
+        if headers:
+            fields.extend(headers.items())
+        return fields
+
+    def _scope(self, method: str, peer: str, path: str) -> Scope:
+        return self._observer.request(method, peer, path) if self._observer else Unobserved()
+
+    async def _send(
+        self,
+        lane: Lane,
+        method: str,
+        fields: list[Field],
+        body: bytes,
+        scope: Scope,
+        *,
+        into: memoryview | None,
+        peer: str,
+    ) -> Call:
+        """One request, repeated on a new connection when the peer refused it before it began."""
+        if (traceparent := scope.traceparent()) is not None:
+            fields.append(("traceparent", traceparent))
+        limit = self.limits.reply_bytes_max if into is None else self.limits.error_reply_bytes_max
+        await lane.gate.enter()
+        try:
+            for attempt in range(1, self.limits.attempts_max + 1):
+                connection = await lane.connected()
+                was_used = connection.calls > 0
+                call = Call(peer, connection.loop.create_future(), into, limit)
+                try:
+                    await connection.request(fields, body, call, is_bodyless=method == "HEAD")
+                except NotBegun:
+                    if attempt == self.limits.attempts_max:
+                        raise
+                except ConnectionBroken:
+                    if attempt == self.limits.attempts_max or not was_used or method not in _IDEMPOTENT:
+                        raise
+                else:
+                    head = _head_of(call)
+                    scope.status = head.status
+                    _check_wire(peer, head.headers)
+                    return call
+            raise AssertionError("unreachable: the last attempt raises")
+        finally:
+            lane.gate.leave()
+
+    def _peer(self, name: str) -> Peer:
+        if self._is_closed:
+            raise PeerUnavailable("the client is closed")
+        peer = self._peers.get(name)
+        if peer is None:
+            peer = self._peers[name] = Peer(self._dialer, name, self._data_connections)
+            if self._ticker is None:
+                self._ticker = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        return peer
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        for connection in list(self._dialer.connections):
+            connection.tick(now_s)
+        for name in [name for name, peer in self._peers.items() if peer.is_idle]:
+            del self._peers[name]
+        self._ticker = loop.call_later(TICK_S, self._tick) if self._peers else None
+
+
+def deadline_ms(remaining_s: float) -> str:
+    """Milliseconds for the header, rounded up to two digits, so that equal budgets make equal headers."""
+    ms = max(1, math.ceil(remaining_s * 1000))
+    unit = 1
+    while ms // unit >= 100:
+        unit *= 10
+    return str(-(-ms // unit) * unit)
+
+
+def error_of(peer: str, reply: Reply) -> ForebayError:
+    """The error that a reply carries, as an exception with the peer's name among its details."""
+    try:
+        said = decode(ErrorReply, reply.body)
+    except InvalidRequest:
+        return PeerMisbehaved(f"{peer} answered {reply.status} without an error body", peer=peer, status=reply.status)
+    kind = WIRE_ERRORS.get(said.code)
+    if kind is None:
+        return PeerMisbehaved(f"{peer} answered the unknown error {said.code!r}: {said.message}", peer=peer)
+    error = kind(said.message)
+    error.details.update(said.details)
+    error.details.setdefault("peer", peer)
+    return error
+
+
+def _head_of(call: Call) -> ReplyHead:
+    if call.head is None:
+        raise PeerMisbehaved(f"{call.peer} ended the stream without a reply", peer=call.peer)
+    return call.head
+
+
+def _check_wire(peer: str, headers: Mapping[str, str]) -> None:
+    theirs = headers.get(WIRE_HEADER)
+    if theirs is not None and theirs != _WIRE[1]:
+        raise UnsupportedWireVersion(
+            f"{peer} speaks wire version {theirs[:16]}, we speak {WIRE_VERSION}", peer=peer, theirs=theirs[:16]
+        )

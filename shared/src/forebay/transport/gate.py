@@ -1,0 +1,69 @@
+"""A bound on how many may be inside, first come first served, with a bounded queue before it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from forebay.errors import Overloaded
+
+
+class Gate:
+    """Lets at most ``capacity()`` in at once; the capacity may change, then call `admit`.
+
+    Invariants: (1) ``inside`` is never negative; (2) a waiter is admitted at most once, and a cancelled one gives its
+    place on; (3) at rest ``inside`` is 0 and nobody waits.
+    """
+
+    def __init__(self, what: str, capacity: Callable[[], int], *, waiters_max: int) -> None:
+        self.inside = 0
+        self._what = what
+        self._capacity = capacity
+        self._waiters_max = waiters_max
+        self._waiters: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def load(self) -> int:
+        """Those inside and those waiting."""
+        return self.inside + len(self._waiters)
+
+    async def enter(self) -> None:
+        """Waits for a place. Whoever entered calls `leave`.
+
+        Raises:
+            Overloaded: too many wait already.
+        """
+        if not self._waiters and self.inside < self._capacity():
+            self.inside += 1
+            return
+        if len(self._waiters) >= self._waiters_max:
+            raise Overloaded(f"{self._waiters_max} requests wait for {self._what}", limit=self._waiters_max)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self.leave()
+            else:
+                self._waiters.remove(waiter)
+            raise
+
+    def leave(self) -> None:
+        """Gives the place to the next."""
+        self.inside -= 1
+        self.admit()
+
+    def admit(self) -> None:
+        """Lets in as many as there are places."""
+        while self._waiters and self.inside < self._capacity():
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                self.inside += 1
+                waiter.set_result(None)
+
+    def validate(self) -> None:
+        """The first and third invariant, for tests at rest."""
+        if self.inside or self._waiters:
+            raise AssertionError(f"{self.inside} inside and {len(self._waiters)} waiting for {self._what}")
