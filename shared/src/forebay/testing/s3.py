@@ -23,6 +23,7 @@ from forebay.testing.tools import Process, free_ports, temporary_folder, tool
 READY_TIMEOUT_S = 60.0
 GRPC_OFFSET = 10_000
 UPLOADS_AT_ONCE = 8
+ADMIN_TIMEOUT_S = 20
 REGION = "us-east-1"
 ACCESS_KEY = "forebay-test"
 SECRET_KEY = "CANARY-secret-of-the-test-server"
@@ -181,7 +182,8 @@ class S3Admin:
 
     def __init__(self, endpoint: str) -> None:
         when = {"request_checksum_calculation": "when_required", "response_checksum_validation": "when_required"}
-        config = Config(s3={"addressing_style": "path"}, max_pool_connections=UPLOADS_AT_ONCE, **when)
+        patience = {"read_timeout": ADMIN_TIMEOUT_S, "retries": {"total_max_attempts": 2}}
+        config = Config(s3={"addressing_style": "path"}, max_pool_connections=UPLOADS_AT_ONCE, **when, **patience)
         self._client: Any = botocore.session.Session().create_client(
             "s3",
             endpoint_url=endpoint,

@@ -87,9 +87,10 @@ class Ufs(Protocol):
     async def list_page(self, directory: str, *, token: str | None = None, limit: int = PAGE_NAMES_MAX) -> UfsPage:
         """Part of one level of ``directory`` ("" is the root), after ``token``; at most ``limit`` names, maybe fewer.
 
-        Order: bytes of the name, where a directory counts as ``name/`` (S3's own order, and git's). Where S3 has both
-        an object ``a`` and keys below ``a/``, both may come, on different pages, the directory later: the directory
-        wins. Within a page only the winner is there.
+        Each name comes once. Order within a page: bytes of the name, where a directory counts as ``name/`` (S3's own
+        order, and git's); across pages it is the store's, and not every S3 server keeps it, so do not build on it.
+        Where S3 has both an object ``a`` and keys below ``a/``, the directory wins; if both come, on different pages,
+        that is the caller's to do.
 
         Raises:
             NotFound: there is no such directory.
