@@ -60,6 +60,11 @@ class Announcement:
         """Whether the registry took it and the session it took it in is not known to be lost."""
         return self._last is not None
 
+    @property
+    def was_member(self) -> bool:
+        """Whether the registry has taken the wanted member before, in this session or an earlier one."""
+        return self._was_member
+
     def want(self, member: Member) -> bool:
         """Announces or updates; whether it is worth waiting for (it is not if only the serving weight changed).
 

@@ -1,0 +1,154 @@
+"""The product's znodes: their paths, what is in them, and what a process does about its own. Pure.
+
+```
+<chroot>/forebay/<cluster id>/members/<member id>     ephemeral, a Member: written by the member itself
+                              withdrawn/<member id>   empty: that member left on purpose; removed by the map's writer
+                              map                     the ClusterMap: written by the masters, by compare-and-set
+                              maps/<epoch>            the last maps, one an epoch
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote, unquote
+
+from forebay.contracts import Member, decode, encode
+from forebay.discovery.leases import check_member
+from forebay.errors import ForebayError, InvalidRequest
+
+MEMBER_BYTES_MAX = 16 << 10
+"""A member's znode: about 400 bytes with two tiers."""
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where things lie for one cluster."""
+
+    chroot: str
+    cluster_id: str
+
+    @property
+    def base(self) -> str:
+        """Parent of all others."""
+        return f"{self.chroot}/forebay/{znode_name(self.cluster_id)}"
+
+    @property
+    def members(self) -> str:
+        """Parent of the members."""
+        return f"{self.base}/members"
+
+    @property
+    def withdrawn(self) -> str:
+        """Parent of the marks of those who left."""
+        return f"{self.base}/withdrawn"
+
+    @property
+    def map(self) -> str:
+        """The cluster map."""
+        return f"{self.base}/map"
+
+    @property
+    def maps(self) -> str:
+        """Parent of earlier maps."""
+        return f"{self.base}/maps"
+
+    def member(self, member_id: str) -> str:
+        """One member."""
+        return f"{self.members}/{znode_name(member_id)}"
+
+    def mark(self, member_id: str) -> str:
+        """The mark that a member left."""
+        return f"{self.withdrawn}/{znode_name(member_id)}"
+
+    def epoch(self, epoch: int) -> str:
+        """The map of an epoch; names sort like numbers."""
+        return f"{self.maps}/{epoch:020d}"
+
+
+def znode_name(text: str) -> str:
+    """``text`` as one step of a znode path: without ``/`` and control characters, and neither ``.`` nor ``..``."""
+    return quote(text, safe="").replace(".", "%2E")
+
+
+def name_of(znode: str) -> str:
+    """What ``znode_name`` was given."""
+    return unquote(znode)
+
+
+def member_data(member: Member) -> bytes:
+    """The member as its znode holds it.
+
+    Raises:
+        InvalidRequest: over ``MEMBER_BYTES_MAX``.
+    """
+    data = encode(member)
+    if len(data) > MEMBER_BYTES_MAX:
+        raise InvalidRequest(
+            f"member {member.member_id!r} takes {len(data)} bytes, the limit is {MEMBER_BYTES_MAX}: fewer tiers",
+            size_bytes=len(data),
+            limit_bytes=MEMBER_BYTES_MAX,
+        )
+    return data
+
+
+def parse_member(data: bytes, member_id: str) -> Member:
+    """The member a znode of that name holds. Znodes come from other processes: everything is checked.
+
+    Raises:
+        ForebayError: garbage, another id than the name says, too big, or what no registry takes.
+    """
+    if len(data) > MEMBER_BYTES_MAX:
+        raise InvalidRequest(f"the znode of member {member_id!r} is too big", size_bytes=len(data))
+    member = decode(Member, data)
+    if member.member_id != member_id:
+        raise InvalidRequest(f"the znode of member {member_id!r} holds {member.member_id!r}")
+    check_member(member)
+    return member
+
+
+@dataclass(frozen=True)
+class Found:
+    """The znode of our member id as it is: its data, and the session it belongs to."""
+
+    data: bytes
+    owner: int
+
+
+Step = Literal["create", "keep", "update", "replace", "held", "superseded"]
+
+
+def next_step(
+    found: Found | None, wanted: Member, *, session: int, own_sessions: Collection[int], was_member: bool
+) -> Step:
+    """What to do about the znode of our id.
+
+    | found                                  | then                                                      |
+    |----------------------------------------|-----------------------------------------------------------|
+    | nothing                                | create                                                    |
+    | ours, same data / other data           | keep / update (a create that failed may have worked)      |
+    | of an earlier session of ours          | replace: it only waits for its time-out                   |
+    | another's, and we were a member before | superseded: a newer process has the id                    |
+    | another's, garbage or at our address   | replace: an address has one process, the other is dead    |
+    | another's                              | held: wait                                                |
+    """
+    if found is None:
+        return "create"
+    if found.owner == session:
+        return "keep" if found.data == encode(wanted) else "update"
+    if found.owner in own_sessions:
+        return "replace"
+    if was_member:
+        return "superseded"
+    holder = holder_address(found.data, wanted.member_id)
+    return "replace" if holder in (None, wanted.tcp) else "held"
+
+
+def holder_address(data: bytes, member_id: str) -> str | None:
+    """``host:port`` in a member's znode; ``None`` where that is garbage."""
+    try:
+        return parse_member(data, member_id).tcp
+    except ForebayError:
+        return None

@@ -1,0 +1,218 @@
+"""What the masters do where ZooKeeper is the registry: member znodes in, the map znode out, by compare-and-set.
+
+Every master may run a writer at the same time. They decide alike from the same znodes, the map's version lets only one
+of two writes through, and the loser looks again and finds nothing left to do: no leader is needed for it. Without any
+writer the last map stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from forebay.contracts import ClusterMap, Member, decode, encode
+from forebay.discovery.census import Census, Outcome, take
+from forebay.discovery.hub import DOWN_S
+from forebay.discovery.link import Link
+from forebay.discovery.maps import EPOCHS_KEPT, first_map
+from forebay.discovery.protocol import RegistryOptions
+from forebay.discovery.znodes import Paths, name_of, parse_member
+from forebay.discovery.zookeeper import ZooKeeper
+from forebay.errors import CallerError, Conflict, ForebayError, PeerMisbehaved
+from forebay.runtime import logs
+from forebay.telemetry import Telemetry
+
+COALESCE_S = 0.05
+"""Pause before each look: a hundred workers that start together make a few maps, not a hundred."""
+
+REFRESH_S = 30.0
+"""Everything is read again after this time, watches or not."""
+
+READS_AT_ONCE = 32
+
+LOG = logs.get(__name__)
+
+
+class ZooKeeperMapWriter:
+    """Writes the cluster map. ``run`` it for as long as the master lives.
+
+    Args:
+        hosts, chroot: as ``parse_registry_url`` gives them.
+        down_s: seconds from down to out.
+    """
+
+    def __init__(
+        self,
+        hosts: Sequence[str],
+        chroot: str = "",
+        *,
+        cluster_id: str,
+        telemetry: Telemetry,
+        down_s: float = DOWN_S,
+        options: RegistryOptions | None = None,
+    ) -> None:
+        self._cluster_id = cluster_id
+        self._paths = Paths(chroot, cluster_id)
+        self._down_s = down_s
+        o = options or RegistryOptions()
+        self._wake = asyncio.Event()
+        self._zookeeper = ZooKeeper(
+            hosts,
+            session_s=o.ttl_s,
+            call_timeout_s=o.call_timeout_s,
+            on_change=self._wake.set,
+            on_watch=self._fired,
+        )
+        self._link = Link(self._zookeeper.address, telemetry, retry_min_s=o.retry_min_s, retry_max_s=o.retry_max_s)
+        self._writes = telemetry.metrics.counter(
+            "forebay_discovery_map_writes_total", "Cluster maps this master tried to write", ("result",)
+        )
+        self._prepared_connection = 0
+        self._census = Census()
+        self._present: dict[str, Member] = {}
+        self._bad: set[str] = set()
+        self._known: set[str] = set()
+        self._dirty: set[str] = set()
+        self._refreshed_s = 0.0
+
+    async def run(self) -> None:
+        """Keeps the map true until cancelled."""
+        await self._zookeeper.open()
+        try:
+            while True:
+                self._wake.clear()
+                pause_s = await self._round()
+                try:
+                    async with asyncio.timeout(pause_s):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+                await asyncio.sleep(COALESCE_S)
+        finally:
+            await self._zookeeper.close()
+
+    async def _round(self) -> float:
+        try:
+            await self._connect()
+            pause_s = await self._write_next()
+        except Conflict:
+            self._writes.add(1, "lost")
+            return 0.0  # another master was first: look again
+        except ForebayError as e:
+            return self._link.failed(e, doing="write the map")
+        self._link.worked()
+        return pause_s
+
+    async def _connect(self) -> None:
+        if self._zookeeper.gave_up:
+            await self._zookeeper.open()
+        await self._zookeeper.wait_connected()
+        if self._prepared_connection == self._zookeeper.connections:
+            return
+        connection = self._zookeeper.connections
+        for path in (self._paths.members, self._paths.withdrawn, self._paths.maps):
+            await self._zookeeper.ensure(path)
+        # Out of touch, it may have missed that a member came back and went again: it counts anew.
+        self._census = Census()
+        self._known.clear()
+        self._prepared_connection = connection
+
+    def _fired(self, path: str) -> None:
+        parent, _, name = path.rpartition("/")
+        if parent == self._paths.members:
+            self._dirty.add(name)
+        self._wake.set()
+
+    # -- one look and one write
+
+    async def _write_next(self) -> float:
+        await self._read_members()
+        marks = await self._zookeeper.children(self._paths.withdrawn, watch=True)
+        previous, version = await self._read_map()
+        withdrawn = {name_of(mark) for mark in marks}
+        outcome = take(self._census, previous, self._present, withdrawn, now_s=time.monotonic(), down_s=self._down_s)
+        if outcome.refused:
+            LOG.error("members_refused", reason="the cluster is full", members=outcome.refused[:10])
+        if outcome.cluster_map is not previous or version is None:
+            await self._write(previous, outcome.cluster_map, version)
+        self._census = outcome.census
+        for mark in marks:
+            if name_of(mark) not in self._present:
+                await self._zookeeper.delete(f"{self._paths.withdrawn}/{mark}")
+        return _pause(outcome)
+
+    async def _read_members(self) -> None:
+        """Reads the znodes that are new, or of which a watch said that they changed; all of them now and then."""
+        if time.monotonic() - self._refreshed_s >= REFRESH_S:
+            self._known.clear()
+            self._refreshed_s = time.monotonic()
+        names = set(await self._zookeeper.children(self._paths.members, watch=True))
+        changed, self._dirty = self._dirty, set()
+        self._known -= changed
+        todo = sorted(names - self._known)
+        for start in range(0, len(todo), READS_AT_ONCE):
+            reads = (self._read_member(name) for name in todo[start : start + READS_AT_ONCE])
+            for result in await asyncio.gather(*reads, return_exceptions=True):
+                if isinstance(result, BaseException):
+                    raise result
+        self._known &= names
+        self._bad &= names
+        there = {name_of(name) for name in self._known}
+        self._present = {member_id: m for member_id, m in self._present.items() if member_id in there}
+
+    async def _read_member(self, name: str) -> None:
+        node = await self._zookeeper.get(f"{self._paths.members}/{name}", watch=True)
+        member_id = name_of(name)
+        self._present.pop(member_id, None)
+        if node is None:
+            return
+        self._known.add(name)
+        try:
+            self._present[member_id] = parse_member(node.data, member_id)
+            self._bad.discard(name)
+        except ForebayError as e:
+            if name not in self._bad:
+                LOG.error("member_znode_refused", member=member_id, code=e.code, reason=e.message)
+            self._bad.add(name)
+
+    async def _read_map(self) -> tuple[ClusterMap, int | None]:
+        """The map and its version; ``None`` where there is none yet.
+
+        Raises:
+            PeerMisbehaved: what is there is no map of ours. It is left for a person to look at, never overwritten.
+        """
+        node = await self._zookeeper.get(self._paths.map, watch=True)
+        if node is None:
+            return first_map(self._cluster_id, time.time()), None
+        try:
+            cluster_map = decode(ClusterMap, node.data)
+        except CallerError as e:
+            raise PeerMisbehaved(f"the map at {self._paths.map} cannot be read: {e.message}") from e
+        if cluster_map.cluster_id != self._cluster_id:
+            raise PeerMisbehaved(f"the map at {self._paths.map} is of cluster {cluster_map.cluster_id!r}")
+        return cluster_map, node.version
+
+    async def _write(self, previous: ClusterMap, following: ClusterMap, version: int | None) -> None:
+        data = encode(following)
+        if version is None:
+            if not await self._zookeeper.create(self._paths.map, data):
+                raise Conflict(f"znode {self._paths.map} has changed", path=self._paths.map)
+        else:
+            if previous.epoch != following.epoch:
+                # Before the map moves on, and not in one transaction with it: two maps may not fit into one request.
+                await self._zookeeper.create(self._paths.epoch(previous.epoch), encode(previous))
+            await self._zookeeper.set(self._paths.map, data, version)
+        self._writes.add(1, "written")
+        if previous.epoch != following.epoch:
+            await self._prune()
+        LOG.info("map_written", epoch=following.epoch, revision=following.revision, members=len(following.members))
+
+    async def _prune(self) -> None:
+        # The current map is one of those kept.
+        for name in (await self._zookeeper.children(self._paths.maps))[: -(EPOCHS_KEPT - 1)]:
+            await self._zookeeper.delete(f"{self._paths.maps}/{name}")
+
+
+def _pause(outcome: Outcome) -> float:
+    return REFRESH_S if outcome.due_s is None else min(REFRESH_S, max(0.0, outcome.due_s))
