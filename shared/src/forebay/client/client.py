@@ -1,0 +1,301 @@
+"""The async client: names from the masters, bytes from the workers, both cached within named limits.
+
+It meets the cluster in three ways: a registry (who is there; the last good map is kept when it is away), masters
+(lookups, listings, tickets; any of them), and workers (block ranges). A file that has a layout needs no master.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import PurePosixPath
+from types import TracebackType
+from urllib.parse import urlsplit
+
+from forebay.client.blocks import BlockSource, FileVersion, Members
+from forebay.client.local import LocalDirs
+from forebay.client.masters import Masters
+from forebay.client.metadata import MetadataCache
+from forebay.client.options import ClientOptions
+from forebay.client.reader import Reader, ReaderParts
+from forebay.client.segments import SegmentTable
+from forebay.client.tasks import Tasks
+from forebay.client.tickets import TicketCache
+from forebay.client.tls import client_context
+from forebay.client.touches import STILL_OPEN_S, Touches
+from forebay.contracts import (
+    Entry,
+    Layout,
+    ListReply,
+    ListRequest,
+    LookupReply,
+    LookupRequest,
+    TicketReply,
+    TicketRequest,
+    TouchReply,
+)
+from forebay.contracts.blocks import TOUCH_PATH
+from forebay.contracts.members import master_addresses
+from forebay.discovery import Registry, open_registry
+from forebay.errors import ForebayError, InvalidRequest, NotFound
+from forebay.runtime import Deadline, logs
+from forebay.telemetry import Telemetry
+from forebay.transport import HttpClient
+
+MAP_POLL_S = 25.0
+"""How long one wait for the next cluster map lasts."""
+
+TOUCH_DEADLINE_S = 2.0
+
+
+class Client:
+    """``async with Client(options, telemetry) as client``. For one event loop."""
+
+    def __init__(self, options: ClientOptions, telemetry: Telemetry) -> None:
+        options.validate()
+        self.options = options
+        self._log = logs.get("forebay.client")
+        self._tasks = Tasks(lambda name, error: self._log.error("task failed", task=name, error=repr(error)))
+        self._http = HttpClient(
+            telemetry,
+            ssl_context=client_context(options),
+            connect_timeout_s=options.connect_timeout_s,
+            data_connections=options.data_connections,
+        )
+        self._registry: Registry = open_registry(
+            options.registry, cluster_id=options.cluster_id, telemetry=telemetry, client=self._http
+        )
+        self._members = Members()
+        self._masters = Masters(self._http, self._master_addresses)
+        self._metadata = MetadataCache(
+            entries_max=options.metadata_cache_entries,
+            expire_s=options.metadata_cache_s,
+            negative_s=options.negative_cache_s,
+        )
+        self._touches = Touches()
+        self._local = LocalDirs(
+            options.short_circuit_dirs,
+            blocks_max=options.local_blocks_max,
+            on_read=lambda n: self._source.bytes_read.add(n, "local"),
+        )
+        self._build(telemetry)
+
+    def _build(self, telemetry: Telemetry) -> None:
+        metrics, options = telemetry.metrics, self.options
+        self._tickets = TicketCache(self._fetch_ticket, clock=time.time, tasks=self._tasks)
+        self._source = BlockSource(
+            self._http,
+            options=options,
+            members=self._members,
+            tickets=self._tickets,
+            local_members=lambda: self._local.member_ids,
+            metrics=metrics,
+        )
+        self._segments = SegmentTable(
+            budget_bytes=options.readahead_budget_bytes,
+            segment_bytes=options.segment_bytes,
+            tasks=self._tasks,
+            clock=time.monotonic,
+        )
+        self._parts = ReaderParts(
+            options=options,
+            source=self._source,
+            segments=self._segments,
+            local=self._local,
+            open_readers=metrics.gauge("forebay_client_open_readers", "readers that are open"),
+        )
+        self._looked = metrics.counter("forebay_client_lookups_total", "lookups, by what answered", ("result",))
+        metrics.observed("forebay_client_readahead_bytes", "readahead held", lambda: self._segments.held_bytes)
+        metrics.observed("forebay_client_local_blocks", "block files open", lambda: len(self._local.open_blocks))
+        metrics.observed(
+            "forebay_client_touches_dropped", "touch reports that did not fit", lambda: self._touches.dropped
+        )
+
+    async def __aenter__(self) -> Client:
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Reach the registry and read the first map.
+
+        Raises:
+            PeerUnavailable: nothing answered within ``start_deadline_s``.
+        """
+        deadline = Deadline.after(self.options.start_deadline_s)
+        await self._registry.start(deadline)
+        self._take_map()
+        self._tasks.spawn("map", self._watch_map())
+        self._tasks.spawn("touches", self._report_touches())
+
+    async def close(self) -> None:
+        """Report what is left to report, stop every task, close every connection and descriptor."""
+        self._local.close()
+        try:
+            self._gather_touches(still_open=False)
+            await self._send_touches()
+        finally:
+            await self._tasks.close()
+            await self._registry.close()
+            await self._http.close()
+
+    # -- names
+
+    async def lookup(self, path: str) -> LookupReply:
+        """Attributes and layout of an absolute namespace path.
+
+        Raises:
+            NotFound: no such path. PermissionDenied, UfsUnavailable, …: what the master said.
+            PeerUnavailable: no master answered within ``metadata_deadline_s``.
+        """
+        path = normal(path)
+        now = time.monotonic()
+        held = self._metadata.get(path, now)
+        if held is None:
+            self._looked.add(1, "miss")
+            return await self._lookup_master(path)
+        self._looked.add(1, "hit" if held.reply is not None else "negative")
+        if held.reply is None:
+            raise NotFound(f"no such path: {path}", path=path)
+        return held.reply
+
+    async def _lookup_master(self, path: str) -> LookupReply:
+        asked_at_s = time.time()
+        try:
+            reply = await self._masters.call(
+                "/v1/lookup", LookupRequest(path=path), LookupReply, deadline=self._metadata_deadline()
+            )
+        except NotFound:
+            self._metadata.put_missing(path, time.monotonic(), synced_at_s=asked_at_s)
+            raise
+        return self._metadata.put(path, reply, time.monotonic())
+
+    async def list_page(self, path: str, page_token: str | None = None, limit: int = 10_000) -> ListReply:
+        """One page of a directory with attributes and layouts; the entries' lookups are answered from it later."""
+        path = normal(path)
+        request = ListRequest(path=path, page_token=page_token, limit=limit)
+        reply = await self._masters.call("/v1/list", request, ListReply, deadline=self._metadata_deadline())
+        now, base = time.monotonic(), path.rstrip("/")
+        for entry in reply.entries:
+            found = LookupReply(
+                entry=entry, mount_id=reply.mount_id, synced_at_s=reply.synced_at_s, valid_s=reply.valid_s
+            )
+            self._metadata.put(f"{base}/{entry.name}", found, now)
+        return reply
+
+    async def list(self, path: str) -> AsyncIterator[Entry]:
+        """All entries of a directory, in byte order of names."""
+        token: str | None = None
+        while True:
+            page = await self.list_page(path, token)
+            for entry in page.entries:
+                yield entry
+            token = page.next_page_token
+            if token is None:
+                return
+
+    # -- files
+
+    async def open(self, path: str) -> Reader:
+        """A reader of the version that a lookup finds now (or found within the cache's time).
+
+        Raises:
+            NotFound: no such path. InvalidRequest: a directory.
+        """
+        path = normal(path)
+        found = await self.lookup(path)
+        layout, mount_id = found.entry.layout, found.mount_id
+        if layout is None or mount_id is None:
+            raise InvalidRequest(f"is a directory: {path}", path=path)
+        return self.open_layout(mount_id, layout, path)
+
+    def open_layout(self, mount_id: str, layout: Layout, path: str) -> Reader:
+        """A reader of the version that ``layout`` names, without a call. ``path`` serves to get a ticket."""
+        return Reader(FileVersion(mount_id, layout, path), self._parts)
+
+    def forget(self, path: str) -> None:
+        """The next lookup of ``path`` asks a master."""
+        self._metadata.expire(normal(path))
+
+    # -- background
+
+    def _metadata_deadline(self) -> Deadline:
+        return Deadline.after(self.options.metadata_deadline_s)
+
+    def _master_addresses(self) -> Sequence[str]:
+        """Masters of the map; the embedded registry's own address as well, for it is one."""
+        url = urlsplit(self.options.registry)
+        own = [url.netloc] if url.scheme in ("http", "https") else []
+        return list(dict.fromkeys([*master_addresses(self._members.map), *own]))
+
+    async def _fetch_ticket(self, path: str) -> TicketReply:
+        request = TicketRequest(path=path, client_id=self.options.client_id)
+        return await self._masters.call("/v1/tickets", request, TicketReply, deadline=self._metadata_deadline())
+
+    def _take_map(self) -> None:
+        cluster_map = self._registry.current()
+        if cluster_map is None or cluster_map is self._members.map:
+            return
+        self._members.update(cluster_map)
+        ids = {m.member_id for m in cluster_map.members}
+        self._source.loads.retain(ids)
+        self._source.suspects.forget_others(ids)
+        self._local.refresh(cluster_map.members)
+
+    async def _watch_map(self) -> None:
+        while True:
+            held = self._members.map
+            try:
+                await self._registry.changed(held.revision if held else -1, MAP_POLL_S)
+            except ForebayError as e:
+                self._log.warning("the registry does not answer; the last map stands", error=str(e))
+                await asyncio.sleep(1.0)
+            self._take_map()
+
+    async def _report_touches(self) -> None:
+        last_open_report = time.monotonic()
+        while True:
+            await asyncio.sleep(self.options.touch_interval_s)
+            still_open = time.monotonic() - last_open_report >= STILL_OPEN_S
+            if still_open:
+                last_open_report = time.monotonic()
+            self._gather_touches(still_open=still_open)
+            await self._send_touches()
+
+    def _gather_touches(self, *, still_open: bool) -> None:
+        ended, self._local.ended = self._local.ended, []
+        for block in [*ended, *(b for b in self._local.open_blocks if still_open or b.opens)]:
+            self._touches.add(block.member_id, block.block_id, opens=block.opens, read_bytes=block.read_bytes)
+            block.opens = block.read_bytes = 0
+
+    async def _send_touches(self) -> None:
+        """One report per worker; one that does not arrive is lost: it only informs eviction."""
+        addresses = {m.member_id: m.tcp for m in (self._members.map.members if self._members.map else ())}
+        for member_id, request in self._touches.take().items():
+            if (peer := addresses.get(member_id)) is None:
+                continue
+            try:
+                deadline = Deadline.after(TOUCH_DEADLINE_S)
+                await self._http.call(peer, TOUCH_PATH, request, TouchReply, deadline=deadline)
+            except ForebayError as e:
+                self._log.debug("a touch report was lost", member=member_id, error=str(e))
+
+
+def normal(path: str) -> str:
+    """An absolute path without empty parts or a trailing slash.
+
+    Raises:
+        InvalidRequest: relative, with ``..`` or NUL.
+    """
+    if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise InvalidRequest(f"want an absolute path without '..': {path!r}")
+    return "/" + str(PurePosixPath(path)).lstrip("/")

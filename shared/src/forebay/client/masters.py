@@ -1,0 +1,53 @@
+"""Calls to the masters: any of them answers, so the next is asked when one does not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from forebay.client.plan import goes_on, round_pause_s
+from forebay.contracts import Record
+from forebay.errors import ForebayError, PeerUnavailable
+from forebay.runtime import Deadline
+from forebay.transport import HttpClient
+
+R = TypeVar("R", bound=Record)
+
+ATTEMPT_S = 3.0
+"""Time for one master before the next is asked, while there is time left."""
+
+
+class Masters:
+    """Remembers which master answered last. ``addresses`` reads them anew for each round."""
+
+    def __init__(self, http: HttpClient, addresses: Callable[[], Sequence[str]]) -> None:
+        self._http = http
+        self._addresses = addresses
+        self._last: str | None = None
+
+    async def call(self, path: str, request: Record, kind: type[R], *, deadline: Deadline) -> R:
+        """The first answer, or the first error that another master would give as well.
+
+        Raises:
+            ForebayError: what the master said; when none answered in time, what the last one failed with.
+        """
+        error: ForebayError = PeerUnavailable("no master is known yet")
+        for round_index in range(1, 1000):
+            for peer in self._order():
+                try:
+                    reply = await self._http.call(peer, path, request, kind, deadline=deadline.sooner(ATTEMPT_S))
+                except ForebayError as e:
+                    if not goes_on(e) or deadline.expired:
+                        raise
+                    error = e
+                else:
+                    self._last = peer
+                    return reply
+            if deadline.remaining_s() <= round_pause_s(round_index):
+                break
+            await asyncio.sleep(round_pause_s(round_index))
+        raise error
+
+    def _order(self) -> list[str]:
+        return sorted(self._addresses(), key=lambda peer: peer != self._last)

@@ -1,0 +1,76 @@
+"""The metadata cache: what the master said of a path, bounded in count and time. Pure: the time comes in.
+
+Invariants (``validate``): (1) never more entries than ``entries_max``; (2) an answer older than the one held (by
+``synced_at_s``) never replaces it; (3) nothing is kept longer than the reply's own ``valid_s``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from forebay.contracts import LookupReply
+
+
+@dataclass(frozen=True)
+class Held:
+    """One answer: ``reply`` is ``None`` when the path was not there. ``until_s`` ends its use, not its memory."""
+
+    reply: LookupReply | None
+    synced_at_s: float
+    until_s: float
+
+
+class MetadataCache:
+    """Positive and negative answers by absolute path, least recently used out first."""
+
+    def __init__(self, *, entries_max: int, expire_s: float, negative_s: float) -> None:
+        self._entries_max = entries_max
+        self._expire_s = expire_s
+        self._negative_s = negative_s
+        self._held: OrderedDict[str, Held] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, path: str, now_s: float) -> Held | None:
+        """What is held and still in time, else ``None``."""
+        held = self._held.get(path)
+        if held is None or now_s >= held.until_s:
+            return None
+        self._held.move_to_end(path)
+        return held
+
+    def put(self, path: str, reply: LookupReply, now_s: float) -> LookupReply:
+        """Keep ``reply`` unless a newer answer is held; gives the one to use.
+
+        An expired answer is still remembered for this comparison: a master that lags must not bring an old version
+        back just because ours timed out a moment ago.
+        """
+        held = self._held.get(path)
+        if held is not None and held.synced_at_s > reply.synced_at_s:
+            return held.reply if held.reply is not None else reply
+        ttl = self._expire_s if reply.valid_s is None else min(self._expire_s, reply.valid_s)
+        self._store(path, Held(reply, reply.synced_at_s, now_s + ttl))
+        return reply
+
+    def put_missing(self, path: str, now_s: float, *, synced_at_s: float) -> None:
+        """Remember for a short time that ``path`` is not there."""
+        held = self._held.get(path)
+        if held is None or held.synced_at_s <= synced_at_s:
+            self._store(path, Held(None, synced_at_s, now_s + self._negative_s))
+
+    def expire(self, path: str) -> None:
+        """The next ``get`` misses; what was held still guards against older answers."""
+        if (held := self._held.get(path)) is not None:
+            self._held[path] = Held(held.reply, held.synced_at_s, 0.0)
+
+    def _store(self, path: str, held: Held) -> None:
+        self._held[path] = held
+        self._held.move_to_end(path)
+        while len(self._held) > self._entries_max:
+            self._held.popitem(last=False)
+
+    def validate(self) -> None:
+        """Checks invariant 1; the others are checked by tests of ``put``."""
+        assert len(self._held) <= self._entries_max

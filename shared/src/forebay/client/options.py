@@ -1,0 +1,69 @@
+"""What a client may be told, with the bounds that its memory and its waiting obey."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from forebay.contracts.records import EXTENT_SIZE, ReadType
+from forebay.errors import ConfigError
+
+LocationPolicy = Literal["deterministic-hash", "local-first"]
+
+
+@dataclass(frozen=True)
+class ClientOptions:
+    """Options of one client.
+
+    ``registry`` is ``http(s)://host:port`` (embedded) or ``zookeeper://h:p[,h:p]/chroot``. ``readahead_bytes`` is the
+    window of one sequential reader, ``readahead_budget_bytes`` what all readers of the client hold together.
+    ``short_circuit_dirs`` are tier directories of workers on this host: paths from registrations are never used.
+    """
+
+    registry: str
+    client_id: str
+    cluster_id: str = "forebay"
+    metadata_cache_entries: int = 100_000
+    metadata_cache_s: float = 60.0
+    negative_cache_s: float = 1.0
+    readahead_bytes: int = 16 << 20
+    readahead_budget_bytes: int = 256 << 20
+    segment_bytes: int = EXTENT_SIZE
+    short_circuit_dirs: tuple[Path, ...] = ()
+    local_blocks_max: int = 512
+    location_policy: LocationPolicy = "deterministic-hash"
+    read_type: ReadType = "CACHE"
+    read_deadline_s: float = 30.0
+    step_deadline_s: float = 10.0
+    metadata_deadline_s: float = 10.0
+    start_deadline_s: float = 15.0
+    connect_timeout_s: float = 2.0
+    data_connections: int = 1
+    touch_interval_s: float = 1.0
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    def validate(self) -> None:
+        """Raises ConfigError for a value that cannot work."""
+        positive = {
+            "metadata_cache_entries": self.metadata_cache_entries,
+            "segment_bytes": self.segment_bytes,
+            "read_deadline_s": self.read_deadline_s,
+            "step_deadline_s": self.step_deadline_s,
+            "metadata_deadline_s": self.metadata_deadline_s,
+            "start_deadline_s": self.start_deadline_s,
+            "touch_interval_s": self.touch_interval_s,
+            "data_connections": self.data_connections,
+        }
+        for name, value in positive.items():
+            if value <= 0:
+                raise ConfigError(name, f"must be more than 0, is {value}")
+        for name, value in (("readahead_bytes", self.readahead_bytes), ("metadata_cache_s", self.metadata_cache_s)):
+            if value < 0:
+                raise ConfigError(name, f"must not be negative, is {value}")
+        if self.location_policy not in get_args(LocationPolicy):
+            raise ConfigError("location_policy", f"one of {', '.join(get_args(LocationPolicy))}")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ConfigError("tls_cert", "a certificate and its key (tls_key) come together")

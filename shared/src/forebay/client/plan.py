@@ -1,0 +1,126 @@
+"""Whom to ask for a block, in which order, and how long each may take. Pure.
+
+Only failure or deadline of the home lets another fill (DESIGN 5): the home is asked as an entry worker is; whoever
+comes after it is told ``forebay-hop: 1``, which means "answer from your cache or from the under store, do not ask the
+home again".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from forebay.contracts import Member
+from forebay.errors import (
+    DeadlineExceeded,
+    ForebayError,
+    InternalError,
+    NotReady,
+    Overloaded,
+    PeerError,
+    UfsUnavailable,
+)
+
+STEPS_MAX = 4
+"""Members asked in one round of a read."""
+
+SUSPECT_S_MIN, SUSPECT_S_MAX = 0.5, 16.0
+"""How long a member that failed is asked last; doubled by each failure in a row."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Ask ``member``; ``hop`` forbids it to forward; ``timeout_s`` is its share of the time left."""
+
+    member: Member
+    hop: bool
+    timeout_s: float
+
+
+def steps(
+    ranked: Sequence[Member],
+    *,
+    replicas: int,
+    suspects: Collection[str],
+    remaining_s: float,
+    step_s: float,
+    pick: Callable[[Sequence[Member]], Member] | None = None,
+    local: Collection[str] = (),
+) -> list[Step]:
+    """The order of one round for a block whose ranking is ``ranked`` (home first).
+
+    Members that are down are skipped; suspects are asked last, and still asked, for they may be all there is.
+    ``pick`` chooses the first among several replicas (two-choice selection). ``local`` names members of this host for
+    the policy ``local-first``: such an entry worker comes first and may forward to the home.
+    """
+    alive = [m for m in ranked if m.state != "down"]
+    holders, others = alive[:replicas], alive[replicas:]
+    if pick is not None and len(holders) > 1:
+        first = pick(holders)
+        holders = [first, *(m for m in holders if m.member_id != first.member_id)]
+    entry = [m for m in alive if m.member_id in local][:1]
+    order = _distinct([*entry, *holders, *others])
+    order.sort(key=lambda m: m.member_id in suspects)
+    chosen = order[:STEPS_MAX]
+    may_forward = {m.member_id for m in (*entry, *ranked[:replicas])}
+    return [
+        Step(m, m.member_id not in may_forward, step_timeout(remaining_s, len(chosen) - i, step_s))
+        for i, m in enumerate(chosen)
+    ]
+
+
+def _distinct(members: Sequence[Member]) -> list[Member]:
+    return list({m.member_id: m for m in members}.values())
+
+
+def step_timeout(remaining_s: float, steps_left: int, step_s: float) -> float:
+    """A step's time: ``step_s``, but never so much that the steps after it would get less than a fair share."""
+    return min(step_s, remaining_s if steps_left <= 1 else remaining_s / 2)
+
+
+def goes_on(error: ForebayError) -> bool:
+    """Whether the next member may do better than the one that answered ``error``."""
+    return isinstance(error, PeerError | DeadlineExceeded | Overloaded | NotReady | InternalError | UfsUnavailable)
+
+
+def blames_member(error: ForebayError) -> bool:
+    """Whether ``error`` says that the member itself is in trouble (and not the under store behind it)."""
+    return isinstance(error, PeerError | DeadlineExceeded | NotReady)
+
+
+def round_pause_s(round_index: int) -> float:
+    """Wait before round ``round_index`` (1-based) after every member failed in the round before."""
+    return min(0.05 * 2.0**round_index, 2.0)
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """A member that failed ``failures`` times in a row and is asked last until ``until_s``."""
+
+    failures: int
+    until_s: float
+
+
+class Suspects:
+    """Members that failed lately, as this client saw it. Bounded by the members that exist (``forget_others``)."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Suspicion] = {}
+
+    def failed(self, member_id: str, now_s: float) -> None:
+        """One more failure in a row."""
+        failures = self._held[member_id].failures + 1 if member_id in self._held else 1
+        pause = min(SUSPECT_S_MIN * 2.0 ** min(failures - 1, 10), SUSPECT_S_MAX)
+        self._held[member_id] = Suspicion(failures, now_s + pause)
+
+    def answered(self, member_id: str) -> None:
+        """The member is well again."""
+        self._held.pop(member_id, None)
+
+    def now(self, now_s: float) -> frozenset[str]:
+        """Who is to be asked last."""
+        return frozenset(m for m, s in self._held.items() if now_s < s.until_s)
+
+    def forget_others(self, member_ids: Collection[str]) -> None:
+        """Drop those that left the map."""
+        self._held = {m: s for m, s in self._held.items() if m in member_ids}
