@@ -30,7 +30,7 @@ SYNC_MIN_BYTES = 16 << 20
 """Blocks this large are fsynced before they get their final name; smaller ones would fill 4 to 7 times slower."""
 
 DIRECTORY_MODE, FILE_MODE = 0o750, 0o640
-_RESERVED = frozenset({"lock", "nonce", "nonce.new", "boot"})
+_RESERVED = frozenset({"lock", "nonce", "nonce.new", "boot", "mounts.v1", "mounts.new"})
 
 
 @dataclass(frozen=True)

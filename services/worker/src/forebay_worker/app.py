@@ -1,0 +1,358 @@
+"""Builds one worker from its settings, runs it, takes it down: the only place where concrete parts are made."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import ssl
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+
+import forebay_worker
+from forebay.contracts import WIRE_VERSION, ClusterMap, Member, StatusReply, TierInfo
+from forebay.discovery import Registry, master_addresses, open_registry, parse_registry_url
+from forebay.errors import ConfigError, Detail, PeerUnavailable
+from forebay.runtime import Deadline, Supervisor, check_exposure, logs, read_key_ring, stop_event
+from forebay.runtime.cgroup import memory_limit_bytes
+from forebay.telemetry import Telemetry, setup
+from forebay.transport import HttpClient, HttpServer
+from forebay.transport.app import ServiceInfo, make_app
+from forebay.ufs import AllowedRoots
+from forebay_worker.access import Gate
+from forebay_worker.entrance import Entrance
+from forebay_worker.files import IoThreads
+from forebay_worker.fill import Filler
+from forebay_worker.handlers import BlockRoutes, HandlerOptions, serving_weight
+from forebay_worker.index import State, StoreIndex
+from forebay_worker.mount_watch import MountWatch, UfsPool
+from forebay_worker.mounts import MountBook
+from forebay_worker.observe import WorkerMetrics
+from forebay_worker.origins import Origins
+from forebay_worker.policy import POLICIES
+from forebay_worker.queue import FillQueue
+from forebay_worker.reads import Reads
+from forebay_worker.routing import Homes
+from forebay_worker.settings import (
+    TIER_SETTING,
+    WorkerSettings,
+    check_outside_sources,
+    default_tier,
+    parse_tier,
+    resolve_tiers,
+    space_at,
+)
+from forebay_worker.store import Store, Watermarks
+from forebay_worker.tiers import TierDirectory, TierSpec, boot_id, open_tier
+
+EVICT_PERIOD_S = 0.5
+"""How often the watermarks are looked at."""
+
+SERVING_PERIOD_S = 30.0
+"""How often the serving weight goes to the registry; answers carry it all the time."""
+
+MAP_WAIT_S = 30.0
+ANNOUNCE_PAUSE_S = 1.0
+GIB = 1 << 30
+
+
+def plan_tiers(settings: WorkerSettings) -> list[TierSpec]:
+    """The tier directories with their sizes, checked against memory, disks and sources.
+
+    Raises:
+        ConfigError: they cannot work; names ``tier_dirs``.
+    """
+    texts = [parse_tier(text) for text in settings.tier_dirs] or [default_tier(settings)]
+    spaces = [space_at(text.path) for text in texts]
+    specs = resolve_tiers(texts, spaces, memory=memory_limit_bytes(), reserve=settings.heap_reserve)
+    check_outside_sources(specs, AllowedRoots.parse(settings.ufs_roots))
+    return specs
+
+
+def tls_contexts(settings: WorkerSettings) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
+    """TLS for the listener and for calls to others.
+
+    Raises:
+        ConfigError: a file that cannot be read as what it should be.
+    """
+    try:
+        server = client = None
+        if settings.tls_cert is not None:
+            server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=settings.tls_ca)
+            server.load_cert_chain(settings.tls_cert, settings.tls_key)
+            server.verify_mode = ssl.CERT_REQUIRED if settings.tls_ca else ssl.CERT_NONE
+            client = ssl.create_default_context(cafile=settings.tls_ca)
+            client.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as e:
+        raise ConfigError("tls_cert", f"the TLS files cannot be used: {e}") from e
+    return server, client
+
+
+class Worker:
+    """One worker's parts, wired."""
+
+    def __init__(self, settings: WorkerSettings, tiers: Sequence[TierDirectory], spawner: Supervisor) -> None:
+        self.settings = settings
+        self.tiers = tuple(tiers)
+        self.spawner = spawner
+        self.started_at_s = time.time()
+        self._is_leaving = False
+        self.member_id = settings.member_name(settings.port)
+        self.telemetry: Telemetry = setup(
+            "forebay-worker",
+            member_id=self.member_id,
+            otlp_endpoint=settings.otlp_endpoint,
+            sample_ratio=settings.trace_ratio,
+        )
+        self.ring = read_key_ring(settings)
+        server_tls, client_tls = tls_contexts(settings)
+        self.metrics = WorkerMetrics(self.telemetry.metrics)
+        self.client = HttpClient(self.telemetry, ssl_context=client_tls)
+        self.registry: Registry = open_registry(
+            settings.registry,
+            cluster_id=settings.cluster_id,
+            telemetry=self.telemetry,
+            client=self.client,
+            keys=self.ring,
+        )
+        self.book = MountBook(settings.cluster_id, AllowedRoots.parse(settings.ufs_roots))
+        self.pool = UfsPool(self.telemetry)
+        state_dir = settings.state_dir or self.tiers[0].spec.path
+        self.watch = MountWatch(self.book, self.client, self.masters, state_dir, self.pool)
+        self._build_store()
+        self._build_app(server_tls)
+
+    def _build_store(self) -> None:
+        settings = self.settings
+        policy = POLICIES[settings.policy]
+        self.index = StoreIndex([(tier.spec.capacity_bytes, policy()) for tier in self.tiers])
+        self.store = Store(
+            self.tiers,
+            self.index,
+            IoThreads(settings.io_threads),
+            self.metrics,
+            files_max=files_within_limit(settings.files_max),
+            watermarks=Watermarks(settings.high_watermark, settings.low_watermark),
+        )
+        self.queue = FillQueue(streams_max=settings.fill_streams, run_extents_max=settings.fill_request_extents)
+        self.filler = Filler(self.store, self.queue, self.spawner, self.metrics)
+        self.reads = Reads(self.store, self.filler, self.metrics, passive=settings.passive_cache)
+
+    def _build_app(self, tls: ssl.SSLContext | None) -> None:
+        settings = self.settings
+        self.homes = Homes(self.member_id, time.monotonic)
+        entrance = Entrance(
+            Gate(self.ring, settings.cluster_id, self.book),
+            self.book,
+            self.watch,
+            ticket_grace_s=settings.ticket_grace_s,
+        )
+        self.routes = BlockRoutes(
+            entrance,
+            Origins(self.pool, self.homes, self.client),
+            self.reads,
+            self.index,
+            self.metrics,
+            HandlerOptions(settings.read_type, settings.reads_max),
+        )
+        info = ServiceInfo("forebay-worker", self.member_id, forebay_worker.__version__, self.started_at_s)
+        app = make_app(info, self.telemetry, status=self.status, waiting_for=self.waiting_for)
+        self.routes.add_to(app)
+        self.server = HttpServer(app, self.telemetry, ssl_context=tls, drain_timeout_s=settings.drain_timeout_s)
+        self._observe()
+
+    def _observe(self) -> None:
+        metrics = self.telemetry.metrics
+        for state in State:
+            name = f"forebay_worker_blocks_{state.value}"
+            metrics.observed(name, f"Blocks that are {state.value}", partial(self._count, state))
+        for number, tier in enumerate(self.tiers):
+            name = f"forebay_worker_tier{number}_{tier.spec.tier.lower()}"
+            metrics.observed(f"{name}_used_bytes", f"Bytes held in {tier.spec.path}", partial(self.index.used, number))
+            metrics.observed(
+                f"{name}_capacity_bytes", f"Capacity of {tier.spec.path}", partial(self.index.capacity, number)
+            )
+
+    def _count(self, state: State) -> float:
+        return self.index.counts()[state]
+
+    # -- what others see
+
+    def masters(self) -> list[str]:
+        """Addresses to ask for the mount table."""
+        found = master_addresses(self.registry.current())
+        url = parse_registry_url(self.settings.registry)
+        return found or (list(url.hosts) if url.kind == "embedded" else [])
+
+    def member(self) -> Member:
+        """This worker as the map shows it."""
+        settings = self.settings
+        capacity = sum(tier.spec.capacity_bytes for tier in self.tiers)
+        weight = capacity / GIB if settings.capacity_weight is None else settings.capacity_weight
+        return Member(
+            member_id=self.member_id,
+            role="worker",
+            tcp=self.server.address,
+            uds=str(settings.uds) if settings.uds else None,
+            capacity_weight=weight,
+            serving_weight=serving_weight(self.routes.in_flight),
+            tiers=tuple(
+                TierInfo(tier=tier.spec.tier, capacity_bytes=tier.spec.capacity_bytes, nonce=tier.nonce)
+                for tier in self.tiers
+            ),
+            version=forebay_worker.__version__,
+        )
+
+    def waiting_for(self) -> tuple[str, ...]:
+        """What keeps this worker from being ready."""
+        missing = []
+        if self.registry.current() is None:
+            missing.append("registry")
+        if self.book.reply is None:
+            missing.append("mounts")
+        if not self.registry.is_announced():
+            missing.append("announcement")
+        return tuple(missing)
+
+    def status(self) -> StatusReply:
+        """``GET /v1/status``."""
+        waiting = self.waiting_for()
+        known = self.registry.current()
+        tiers: dict[str, Detail | dict[str, Detail]] = {
+            f"tier{number}": {
+                "tier": tier.spec.tier,
+                "path": str(tier.spec.path),
+                "in_memory": tier.in_memory,
+                "capacity_bytes": tier.spec.capacity_bytes,
+                "used_bytes": self.index.used(number),
+                "in_service": self.index.is_in_service(number),
+            }
+            for number, tier in enumerate(self.tiers)
+        }
+        blocks: dict[str, Detail] = {state.value: count for state, count in self.index.counts().items()}
+        return StatusReply(
+            service="forebay-worker",
+            member_id=self.member_id,
+            version=forebay_worker.__version__,
+            wire_version=WIRE_VERSION,
+            started_at_s=self.started_at_s,
+            ready=not waiting,
+            waiting_for=waiting,
+            settings=self.settings.shown(),
+            detail={
+                **tiers,
+                "blocks": blocks,
+                "reads_in_flight": self.routes.in_flight,
+                "fills_in_flight": self.queue.in_flight,
+                "mounts": len(self.book),
+                "mounts_revision": self.book.revision,
+                "sees_master": self.watch.sees_master,
+                "map_epoch": known.epoch if known else None,
+            },
+        )
+
+    # -- its life
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serves until ``stop``."""
+        settings = self.settings
+        await self.store.restore(boot_id())
+        await self.watch.load()
+        await self.server.start(settings.host, settings.port, uds=settings.uds)
+        self.spawner.spawn("join", self._join())
+        self.spawner.spawn("evict", self._evict())
+        await stop.wait()
+
+    async def _join(self) -> None:
+        await self.registry.start(Deadline.after(self.settings.registry_timeout_s))
+        self.spawner.spawn("map", self._follow_map())
+        self.spawner.spawn("mounts", self.watch.run())
+        while self.book.reply is None:
+            await self.watch.changed(self.book.version, MAP_WAIT_S)
+        log = logs.get("forebay_worker.app")
+        is_ready = False
+        while not self._is_leaving:
+            try:
+                await self.registry.announce(self.member())
+            except PeerUnavailable as e:  # it goes on trying by itself
+                log.warning("not_announced", error=e.message)
+            if self.registry.is_announced() and not is_ready:
+                is_ready = True
+                log.info("ready", address=self.server.address, member_id=self.member_id, mounts=len(self.book))
+            await asyncio.sleep(SERVING_PERIOD_S if is_ready else ANNOUNCE_PAUSE_S)
+
+    async def _follow_map(self) -> None:
+        seen: ClusterMap | None = self.registry.current()
+        while not self._is_leaving:
+            if seen is not None:
+                self.homes.see(seen)
+            newer = await self.registry.changed(seen.revision if seen else 0, MAP_WAIT_S)
+            seen = newer or seen
+
+    async def _evict(self) -> None:
+        while True:
+            await asyncio.sleep(EVICT_PERIOD_S)
+            await self.store.evict_to_watermark()
+
+    async def close(self) -> None:
+        """Leaves the map first, so that nobody new asks; then running reads finish."""
+        self._is_leaving = True
+        await self.registry.close()
+        await self.server.close()
+        self.filler.close()
+
+    async def release(self) -> None:
+        """After the last task: connections, under stores, directories."""
+        await self.client.close()
+        await self.pool.close()
+        await asyncio.to_thread(self.store.close)
+
+
+def files_within_limit(files_max: int) -> int:
+    """``files_max``, or what the descriptor limit allows (a mapped file takes two, sockets need some)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY or soft < hard:
+        soft = min(hard, max(soft, 65_536)) if hard != resource.RLIM_INFINITY else max(soft, 65_536)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return max(16, min(files_max, (soft - 256) // 4))
+
+
+def open_tiers(specs: Sequence[TierSpec]) -> list[TierDirectory]:
+    """All directories, or none.
+
+    Raises:
+        ConfigError: one of them cannot be used.
+    """
+    opened: list[TierDirectory] = []
+    try:
+        for spec in specs:
+            opened += [open_tier(spec, setting=TIER_SETTING)]
+    except BaseException:
+        for tier in opened:
+            tier.close()
+        raise
+    return opened
+
+
+async def serve(settings: WorkerSettings) -> int:
+    """Runs a worker until SIGTERM or SIGINT; its exit code."""
+    logs.setup("forebay-worker", settings.log_level, settings.log_json)
+    check_exposure(settings)
+    specs = plan_tiers(settings)
+    stop = stop_event()
+    tiers = open_tiers(specs)
+    worker: Worker | None = None
+    try:
+        async with Supervisor() as spawner, AsyncExitStack() as stack:
+            worker = Worker(settings, tiers, spawner)
+            stack.push_async_callback(worker.close)
+            await worker.run(stop)
+    finally:
+        if worker is not None:
+            await worker.release()
+            await asyncio.to_thread(worker.telemetry.shutdown)
+        else:
+            for tier in tiers:
+                tier.close()
+    return 0

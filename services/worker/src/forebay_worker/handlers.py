@@ -1,0 +1,183 @@
+"""The worker's HTTP face: ``GET /v1/blocks/{block_id}`` and ``POST /v1/blocks:touch``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from forebay.contracts import TouchReply, TouchRequest
+from forebay.contracts.blocks import (
+    BLOCKS_PATH,
+    CRC_HEADER,
+    HOP_HEADER,
+    ONLY_IF_CACHED,
+    READ_TYPE_HEADER,
+    SERVING_WEIGHT_HEADER,
+    SOURCE_HEADER,
+    TICKET_HEADER,
+    TOUCH_PATH,
+    ByteRange,
+    format_content_range,
+    format_crcs,
+    parse_range,
+    parse_read_type,
+)
+from forebay.contracts.blocks import Source as SourceName
+from forebay.contracts.records import ReadType
+from forebay.errors import ForebayError, InvalidRequest, Overloaded
+from forebay.runtime import logs
+from forebay.transport.app import read_record, record_response
+from forebay_worker.access import Asked
+from forebay_worker.entrance import Entrance
+from forebay_worker.index import Block, StoreIndex
+from forebay_worker.observe import WorkerMetrics
+from forebay_worker.origins import Origins
+from forebay_worker.reads import Read, Reads
+from forebay_worker.routing import ReadOptions
+from forebay_worker.sources import closing
+
+BUSY_READS = 16
+"""Reads in flight at which the serving weight has fallen to one half."""
+
+
+def serving_weight(in_flight: int) -> float:
+    """How gladly this worker takes another read, 0 to 1. A fresh worker says 1; CPU headroom joins later."""
+    return round(1 / (1 + in_flight / BUSY_READS), 2)
+
+
+@dataclass(frozen=True)
+class HandlerOptions:
+    """Settings of the data route."""
+
+    read_type: ReadType
+    reads_max: int
+
+
+class BlockRoutes:
+    """Both routes over the parts of one worker."""
+
+    def __init__(
+        self,
+        entrance: Entrance,
+        origins: Origins,
+        reads: Reads,
+        index: StoreIndex,
+        metrics: WorkerMetrics,
+        options: HandlerOptions,
+    ) -> None:
+        self._entrance = entrance
+        self._origins = origins
+        self._reads = reads
+        self._index = index
+        self._metrics = metrics
+        self._options = options
+        self._log = logs.get("forebay_worker.handlers")
+        self.in_flight = 0
+
+    def add_to(self, app: web.Application) -> None:
+        """Registers the routes."""
+        app.router.add_get(f"{BLOCKS_PATH}/{{block_id}}", self.read, allow_head=False)
+        app.router.add_post(TOUCH_PATH, self.touch)
+
+    async def read(self, request: web.Request) -> web.StreamResponse:
+        """A range of a block."""
+        if self.in_flight >= self._options.reads_max:
+            raise Overloaded("this worker answers as many reads as it may", limit=self._options.reads_max)
+        self.in_flight += 1
+        self._metrics.in_flight.set(self.in_flight)
+        try:
+            asked = await self._entrance.check(
+                request.match_info["block_id"],
+                request.rel_url.raw_query_string,
+                request.headers.get(TICKET_HEADER, ""),
+            )
+            part = parse_range(request.headers.get("range"), asked.length)
+            ready = self._reads.at_once(asked, part)
+            if ready is not None:
+                return await self._send_mapped(request, asked, part, *ready)
+            return await self._send_body(request, self._read_of(request, asked, part))
+        finally:
+            self.in_flight -= 1
+            self._metrics.in_flight.set(self.in_flight)
+
+    async def touch(self, request: web.Request) -> web.Response:
+        """Reads that happened past this worker."""
+        report = await read_record(request, TouchRequest)
+        known = 0
+        for touch in report.touches:
+            if self._index.read(touch.block_id):
+                known += 1
+                self._metrics.hits.add(touch.opens, "local")
+        unknown = len(report.touches) - known
+        self._metrics.touches.add(known, "yes")
+        self._metrics.touches.add(unknown, "no")
+        return record_response(TouchReply(known=known, unknown=unknown))
+
+    # -- the request
+
+    def _read_of(self, request: web.Request, asked: Asked, part: ByteRange) -> Read:
+        headers = request.headers
+        hop = headers.get(HOP_HEADER)
+        if hop not in {None, "1"}:
+            raise InvalidRequest("want 1 or nothing", header=HOP_HEADER)
+        options = ReadOptions(
+            read_type=parse_read_type(headers.get(READ_TYPE_HEADER), self._options.read_type),
+            is_hop=hop is not None,
+            only_if_cached=headers.get("cache-control", "").strip().lower() == ONLY_IF_CACHED,
+        )
+        source = self._origins.of(asked, options, headers.get(TICKET_HEADER, ""))
+        return Read(asked, part, options, source, has_home_elsewhere=source.name == "peer")
+
+    # -- the answer
+
+    async def _send_mapped(
+        self, request: web.Request, asked: Asked, part: ByteRange, block: Block, view: memoryview
+    ) -> web.StreamResponse:
+        self._index.lease(block)
+        try:
+            response = self._head(request, asked, part, "mem")
+            await response.prepare(request)
+            await response.write(view)
+            await response.write_eof()
+            self._metrics.served.add(part.length, "mem")
+            return response
+        finally:
+            self._index.release(block)
+
+    async def _send_body(self, request: web.Request, read: Read) -> web.StreamResponse:
+        body = await self._reads.open(read)
+        async with closing(body.rest) as rest:
+            response = self._head(request, read.asked, read.part, body.source)
+            await response.prepare(request)
+            await response.write(body.first)
+            try:
+                async for piece in rest:
+                    await response.write(piece)
+            except ForebayError as e:
+                self._log.warning("read_broken", block_id=read.asked.block_id, code=e.code, error=e.message)
+                raise  # the reply has begun: the stream is reset
+            await response.write_eof()
+            return response
+
+    def _head(self, request: web.Request, asked: Asked, part: ByteRange, source: SourceName) -> web.StreamResponse:
+        self._metrics.reads.add(1, source)
+        if source in {"mem", "ssd"}:
+            self._metrics.hits.add(1, source)
+        headers = {
+            "content-type": "application/octet-stream",
+            "content-length": str(part.length),
+            "content-range": format_content_range(part, asked.length),
+            SOURCE_HEADER: source,
+            SERVING_WEIGHT_HEADER: str(serving_weight(self.in_flight - 1)),
+        }
+        if HOP_HEADER in request.headers and (crcs := self._crcs(asked, part)):
+            headers[CRC_HEADER] = format_crcs(crcs)
+        return web.StreamResponse(status=206 if "range" in request.headers else 200, headers=headers)
+
+    def _crcs(self, asked: Asked, part: ByteRange) -> tuple[int, ...]:
+        """Checksums of the answer, if it is made of whole extents of a block whose sums are known."""
+        block = self._index.get(asked.block_id)
+        extents = asked.geometry.touched(part.start, part.stop)
+        whole = (asked.geometry.span(extents[0])[0], asked.geometry.span(extents[-1])[1]) == (part.start, part.stop)
+        return block.crcs[extents[0] : extents[-1] + 1] if whole and block is not None else ()

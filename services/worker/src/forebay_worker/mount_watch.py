@@ -1,0 +1,147 @@
+"""Follows the masters' mount table, keeps the last good copy on disk, and opens the under stores behind the mounts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from forebay.contracts import MountsReply, decode, encode
+from forebay.errors import ForebayError
+from forebay.runtime import Deadline, logs
+from forebay.telemetry import Telemetry
+from forebay.transport import HttpClient
+from forebay.ufs import Ufs, open_ufs
+from forebay_worker.mounts import MountBook, Mounted
+
+MOUNTS_PATH = "/v1/mounts"
+FILE_NAME = "mounts.v1"
+FILE_BYTES_MAX = 64 << 20
+POLL_S = 25.0
+"""How long a master may hold a poll."""
+
+ANSWER_S = 10.0
+"""How long it may take beyond that."""
+
+RETRY_MIN_S, RETRY_MAX_S = 0.2, 5.0
+
+
+class MountWatch:
+    """Keeps ``book`` up to date. ``masters`` gives the addresses to ask, in order."""
+
+    def __init__(
+        self, book: MountBook, client: HttpClient, masters: Callable[[], Sequence[str]], folder: Path, pool: UfsPool
+    ) -> None:
+        self._book = book
+        self._client = client
+        self._masters = masters
+        self._path = folder / FILE_NAME
+        self._pool = pool
+        self._changed = asyncio.Event()
+        self._log = logs.get("forebay_worker.mounts")
+        self.sees_master = False
+
+    async def load(self) -> None:
+        """Takes the last good copy, if there is one."""
+        try:
+            data = await asyncio.to_thread(_read_bounded, self._path)
+            self._book.take(decode(MountsReply, data))
+        except FileNotFoundError:
+            return
+        except (OSError, ForebayError) as e:
+            self._log.warning("mount_copy_unusable", path=str(self._path), error=str(e))
+
+    async def run(self) -> None:
+        """Polls for ever."""
+        pause_s = RETRY_MIN_S
+        while True:
+            if await self._ask_one():
+                pause_s = RETRY_MIN_S
+                continue
+            self.sees_master = False
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, RETRY_MAX_S)
+
+    async def changed(self, version: int, timeout_s: float) -> None:
+        """Until the book is newer than ``version``, or the time is over."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._book.version <= version:
+                    await self._changed.wait()
+
+    async def _ask_one(self) -> bool:
+        for address in self._masters():
+            try:
+                await self._ask(address)
+            except ForebayError as e:
+                self._log.info("mounts_unreachable", master=address, error=e.message)
+            else:
+                return True
+        return False
+
+    async def _ask(self, master: str) -> None:
+        path = f"{MOUNTS_PATH}?after={self._book.revision}&wait_s={POLL_S:g}" if self.sees_master else MOUNTS_PATH
+        deadline = Deadline.after(POLL_S + ANSWER_S if self.sees_master else ANSWER_S)
+        reply = await self._client.call(master, path, None, MountsReply, deadline=deadline, method="GET")
+        self.sees_master = True
+        if reply != self._book.reply:
+            await self._take(reply)
+
+    async def _take(self, reply: MountsReply) -> None:
+        refused = await asyncio.to_thread(self._book.take, reply)  # follows links of local paths
+        self._log.info("mounts", revision=reply.revision, mounts=len(reply.mounts))
+        for mount_id, reason in refused.items():
+            self._log.warning("mount_refused", mount_id=mount_id, reason=reason)
+        self._changed.set()
+        self._changed.clear()
+        await self._pool.keep(self._book.names())
+        try:
+            await asyncio.to_thread(_replace, self._path, encode(reply))
+        except OSError as e:
+            self._log.warning("mount_copy_not_written", path=str(self._path), error=str(e))
+
+
+class UfsPool:
+    """Opened under stores by mount."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        self._telemetry = telemetry
+        self._opened: dict[tuple[str, int], Ufs] = {}
+        self._lock = asyncio.Lock()
+
+    async def get(self, mounted: Mounted) -> Ufs:
+        """The mount's under store, opened at its first use. Raises what ``open_ufs`` raises."""
+        ufs = self._opened.get(mounted.name)
+        if ufs is not None:
+            return ufs
+        async with self._lock:
+            if mounted.name not in self._opened:
+                self._opened[mounted.name] = await open_ufs(
+                    mounted.uri, mounted.mount.options, telemetry=self._telemetry
+                )
+            return self._opened[mounted.name]
+
+    async def keep(self, names: set[tuple[str, int]]) -> None:
+        """Closes the under stores of mounts that are gone; reads of them fail."""
+        for name in [name for name in self._opened if name not in names]:
+            await self._opened.pop(name).close()
+
+    async def close(self) -> None:
+        """Closes all."""
+        await self.keep(set())
+
+
+def _read_bounded(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(FILE_BYTES_MAX + 1)
+    if len(data) > FILE_BYTES_MAX:
+        raise OSError(f"{path} is larger than {FILE_BYTES_MAX} bytes")
+    return data
+
+
+def _replace(path: Path, data: bytes) -> None:
+    new = path.with_suffix(".new")
+    new.write_bytes(data)
+    os.replace(new, path)

@@ -1,0 +1,158 @@
+"""The worker's settings, and what follows from them before anything is opened: tier directories and their sizes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from forebay.contracts.records import ReadType, TierName
+from forebay.errors import ConfigError
+from forebay.runtime import ServiceSettings, Size, parse_size
+from forebay.ufs import AllowedRoots
+from forebay_worker.index import CHARGE_UNIT
+from forebay_worker.policy import POLICIES
+from forebay_worker.tiers import TierSpec
+
+TIER_SETTING = "tier_dirs"
+MEM_SHARE = 0.25
+"""Default capacity of memory: share of what the cgroup grants."""
+
+DISK_SHARE = 0.20
+"""Default capacity on a disk: share of what is free there."""
+
+FILE_SYSTEM_SHARE = 0.80
+"""A default never takes more than this share of a file system (a container's /dev/shm may have 64 MiB)."""
+
+
+class WorkerSettings(ServiceSettings):
+    """What a worker can be told."""
+
+    model_config = SettingsConfigDict(env_prefix="FOREBAY_WORKER_")
+    changing_endpoints = False
+
+    tier_dirs: tuple[str, ...] = Field(
+        (),
+        description="tier directories, MEM:/path[:SIZE] or SSD:/path[:SIZE]; repeatable; sizes default to 25% of the"
+        " cgroup's memory and 20% of the free disk, no directory at all to one in /dev/shm",
+    )
+    state_dir: Path | None = Field(None, description="where the last good mount table is kept; default: the first tier")
+    capacity_weight: float | None = Field(None, ge=0, le=1e15, description="share of blocks; default: capacity in GiB")
+    passive_cache: bool = Field(False, description="keep copies of blocks that were read through their home")
+    read_type: ReadType = Field("CACHE", description="CACHE, CACHE_PROMOTE or NO_CACHE, where a request says nothing")
+    policy: Literal["lru"] = Field("lru", description=f"what to evict: {', '.join(POLICIES)}")
+    high_watermark: float = Field(0.95, gt=0, le=1, description="share of a tier above which blocks are evicted")
+    low_watermark: float = Field(0.90, gt=0, le=1, description="share of a tier down to which they are")
+    fill_streams: int = Field(8, ge=1, le=256, description="requests to fill sources at the same time")
+    fill_request_extents: int = Field(1, ge=1, le=64, description="neighbouring extents (4 MiB) in one such request")
+    io_threads: int = Field(4, ge=1, le=64, description="threads for file systems")
+    files_max: int = Field(1024, ge=16, le=100_000, description="block files kept open")
+    reads_max: int = Field(1024, ge=1, le=100_000, description="block reads answered at the same time")
+    heap_reserve: Size = Field(256 << 20, ge=0, description="memory that MEM tiers must leave to the process")
+    registry_timeout_s: float = Field(60.0, gt=0, description="how long to try to reach the registry at start")
+    ticket_grace_s: float = Field(86_400.0, ge=0, description="how long expired tickets count when no master is seen")
+    drain_timeout_s: float = Field(10.0, ge=0, description="how long running reads may take at the end")
+
+    @field_validator("tier_dirs")
+    @classmethod
+    def _readable(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            parse_tier(text)
+        return value
+
+    @model_validator(mode="after")
+    def _ordered(self) -> WorkerSettings:
+        if self.low_watermark > self.high_watermark:
+            raise ValueError("low_watermark is above high_watermark")
+        return self
+
+
+@dataclass(frozen=True)
+class TierText:
+    """A ``tier_dirs`` entry as written; ``size`` is ``None`` for the default."""
+
+    tier: TierName
+    path: Path
+    size: int | None
+
+
+def parse_tier(text: str) -> TierText:
+    """Reads ``MEM:/path[:SIZE]`` or ``SSD:/path[:SIZE]``. Raises ValueError."""
+    kind, separator, rest = text.partition(":")
+    head, _, tail = rest.rpartition(":")
+    path, size = (head, parse_size(tail)) if head else (rest, None)
+    if kind not in {"MEM", "SSD"} or not separator or not path.startswith("/") or "\0" in path:
+        raise ValueError(f"{text!r} is none of MEM:/path, MEM:/path:4GiB, SSD:/path, SSD:/path:1TiB")
+    if size is not None and size < CHARGE_UNIT:
+        raise ValueError(f"{text!r} has a size under {CHARGE_UNIT} bytes")
+    return TierText("MEM" if kind == "MEM" else "SSD", Path(os.path.normpath(path)), size)
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a file system has, in bytes."""
+
+    total: int
+    free: int
+
+
+def space_at(path: Path) -> Space:
+    """Of the file system that ``path`` lies on or will lie on."""
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    found = os.statvfs(existing)
+    return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+
+def default_tier(settings: WorkerSettings) -> TierText:
+    """One MEM directory in /dev/shm, named so that a restarted worker finds its blocks and two workers do not meet."""
+    name = settings.member_id or (str(settings.port) if settings.port else "any")
+    safe = "".join(c if c.isalnum() or c in "._-" else "_" for c in f"forebay-{settings.cluster_id}-{name}")
+    return TierText("MEM", Path("/dev/shm") / safe, None)
+
+
+def resolve_tiers(texts: Sequence[TierText], spaces: Sequence[Space], *, memory: int, reserve: int) -> list[TierSpec]:
+    """Sizes filled in and checked. Pure: ``spaces`` are the directories' file systems, ``memory`` is the cgroup's.
+
+    Raises:
+        ConfigError: a directory twice or inside another, more than its file system has, or MEM directories that
+            leave less than ``reserve`` of the memory.
+    """
+    specs = [_sized(text, space, memory) for text, space in zip(texts, spaces, strict=True)]
+    for number, spec in enumerate(specs):
+        for other in specs[number + 1 :]:
+            if spec.path.is_relative_to(other.path) or other.path.is_relative_to(spec.path):
+                raise ConfigError(TIER_SETTING, f"{spec.path} and {other.path} overlap")
+    held = sum(spec.capacity_bytes for spec in specs if spec.tier == "MEM")
+    if held + reserve > memory:
+        raise ConfigError(
+            TIER_SETTING,
+            f"{held} bytes of MEM and {reserve} for the process are more than the {memory} bytes this process may use",
+        )
+    return specs
+
+
+def _sized(text: TierText, space: Space, memory: int) -> TierSpec:
+    if text.size is not None and text.size > space.total:
+        raise ConfigError(TIER_SETTING, f"{text.path} lies on a file system of {space.total} bytes, not {text.size}")
+    wanted = int(memory * MEM_SHARE) if text.tier == "MEM" else int(space.free * DISK_SHARE)
+    size = text.size if text.size is not None else min(wanted, int(space.total * FILE_SYSTEM_SHARE))
+    return TierSpec(text.tier, text.path, size // CHARGE_UNIT * CHARGE_UNIT)
+
+
+def check_outside_sources(specs: Sequence[TierSpec], roots: AllowedRoots) -> None:
+    """A tier directory below a root that may be mounted would show every mount's blocks as files of that one.
+
+    Raises:
+        ConfigError: one lies inside an allowed ``file://`` root, or holds one.
+    """
+    for spec in specs:
+        here = Path(os.path.realpath(spec.path))
+        for root in roots.roots:
+            source = Path(os.path.realpath(f"/{root.uri.prefix}"))
+            if root.uri.scheme == "file" and (here.is_relative_to(source) or source.is_relative_to(here)):
+                raise ConfigError(TIER_SETTING, f"{spec.path} and the source {root.uri} overlap; put it elsewhere")
