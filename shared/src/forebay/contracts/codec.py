@@ -23,8 +23,17 @@ R = TypeVar("R", bound=Record)
 
 
 def encode(record: Record) -> bytes:
-    """The record as a JSON object (UTF-8, field order of the class)."""
-    return orjson.dumps(record, default=msgspec.structs.asdict)
+    """The record as a JSON object (UTF-8, field order of the class).
+
+    Raises:
+        InvalidRequest: a text that is not Unicode (a lone surrogate, as in a file name that is no UTF-8), or an integer
+            of more than 64 bits.
+    """
+    try:
+        return orjson.dumps(record, default=msgspec.structs.asdict)
+    except orjson.JSONEncodeError as e:
+        kind = type(record).__name__
+        raise InvalidRequest(f"this {kind} cannot be written as JSON: {e}", record=kind) from e
 
 
 def decode(kind: type[R], data: bytes | bytearray | memoryview) -> R:

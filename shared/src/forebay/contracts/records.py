@@ -8,13 +8,13 @@ from msgspec import Meta, field
 
 from forebay.contracts.codec import WIRE_VERSION, Record
 
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Positive = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 Weight = Annotated[float, Meta(ge=0.0, le=1e15)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 ShortText = Annotated[str, Meta(min_length=1, max_length=255)]
 PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
-HexId = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+HexId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 ReadType = Literal["CACHE", "CACHE_PROMOTE", "NO_CACHE"]
 TierName = Literal["MEM", "SSD"]

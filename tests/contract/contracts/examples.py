@@ -1,0 +1,131 @@
+"""One full example of every record. ``python -m tests.contract.contracts.examples`` writes their golden files.
+
+A golden file that changes is a change of the wire: raise ``WIRE_VERSION``, or keep the old form readable.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+
+from forebay.contracts import (
+    AnnounceReply,
+    AnnounceRequest,
+    BlockTarget,
+    ClusterMap,
+    Entry,
+    ErrorReply,
+    Layout,
+    ListReply,
+    ListRequest,
+    LookupReply,
+    LookupRequest,
+    Member,
+    Mount,
+    MountRequest,
+    MountsReply,
+    Record,
+    StatusReply,
+    TicketReply,
+    TicketRequest,
+    TierInfo,
+    Touch,
+    TouchReply,
+    TouchRequest,
+    UfsOptions,
+    WithdrawReply,
+    WithdrawRequest,
+    encode,
+)
+from forebay.contracts.tickets import TicketClaims
+
+GOLDEN = Path(__file__).parent / "golden"
+
+HEX = "0123456789abcdef0123456789abcdef"
+OPTIONS = UfsOptions(
+    profile="training", endpoint="http://127.0.0.1:9000", region="eu-1", path_style=True, ca_file="/ca", anonymous=True
+)
+TIER = TierInfo(tier="MEM", capacity_bytes=1 << 30, nonce=HEX)
+MEMBER = Member(
+    member_id="worker-1",
+    role="worker",
+    tcp="127.0.0.1:7071",
+    uds="/run/forebay/worker.sock",
+    capacity_weight=2.5,
+    serving_weight=0.5,
+    state="draining",
+    tiers=(TIER, TierInfo(tier="SSD", capacity_bytes=0, nonce=HEX)),
+    version="0.1.0",
+)
+MOUNT = Mount(
+    mount_id="m1",
+    generation=3,
+    path="/imagenet",
+    ufs_uri="s3://bucket/prefix",
+    ufs_id=HEX,
+    options=OPTIONS,
+    block_size=64 << 20,
+    replicas=2,
+    max_age_s=None,
+)
+LAYOUT = Layout(key="train/ä b.tfrecord", size=134_217_728, fingerprint='"etag-1"', version_id=HEX, block_size=64 << 20)
+FILE = Entry(
+    name="ä b.tfrecord", kind="file", inode=(1 << 63) - 1, mode=0o444, mtime_ns=-1, size=134_217_728, layout=LAYOUT
+)
+FOLDER = Entry(name="val", kind="dir", inode=2, mode=0o555, mtime_ns=1_700_000_000_123_456_789)
+
+EXAMPLES: tuple[Record, ...] = (
+    ErrorReply(
+        code="not_found", message="no such path", details={"path": "/x", "n": 1, "f": 0.5, "b": True, "none": None},
+        retryable=True, trace_id=HEX,
+    ),
+    TIER,
+    MEMBER,
+    ClusterMap(cluster_id="forebay", epoch=7, revision=19, members=(MEMBER,)),
+    AnnounceRequest(member=MEMBER, session="s1", ttl_s=30.0),
+    AnnounceReply(cluster_id="forebay", revision=20),
+    WithdrawRequest(member_id="worker-1", session="s1", keep_place=True),
+    WithdrawReply(was_there=True),
+    OPTIONS,
+    MOUNT,
+    MountRequest(
+        path="/imagenet", ufs_uri="s3://bucket/prefix", options=OPTIONS, block_size=64 << 20, replicas=2, max_age_s=0.0
+    ),
+    MountsReply(cluster_id="forebay", revision=2, mounts=(MOUNT,)),
+    TicketRequest(path="/imagenet/train", client_id="fuse-1"),
+    TicketReply(ticket="v1.k1.cGF5bG9hZA.c2lnbmF0dXJl", mount=MOUNT, expires_at_s=1_700_003_600.5),
+    LAYOUT,
+    FILE,
+    LookupRequest(path="/imagenet/train/ä b.tfrecord"),
+    LookupReply(entry=FILE, mount_id="m1", synced_at_s=1_700_000_000.25, valid_s=30.0),
+    ListRequest(path="/imagenet", page_token="YQ", limit=100),
+    ListReply(entries=(FILE, FOLDER), mount_id="m1", next_page_token="YQ", synced_at_s=1_700_000_000.25, valid_s=None),
+    BlockTarget(mount_id="m1", key="train/ä b.tfrecord", size=134_217_728, fingerprint='"etag-1"', index=1),
+    Touch(block_id=HEX, opens=2, read_bytes=134_217_728),
+    TouchRequest(touches=(Touch(block_id=HEX, opens=1, read_bytes=0),)),
+    TouchReply(known=1, unknown=2),
+    StatusReply(
+        service="forebay-worker", member_id="worker-1", version="0.1.0", wire_version=1,
+        started_at_s=1_700_000_000.25, ready=False, waiting_for=("registry",),
+        settings={"port": 7071, "uds": None}, detail={"blocks": 3, "tiers": {"MEM": 1 << 30}},
+    ),
+    TicketClaims(
+        cluster="forebay", mount_id="m1", generation=3, prefix="", client="fuse-1", rights="r", expires_at_s=1.5
+    ),
+)  # fmt: skip
+
+
+def golden_path(record: Record) -> Path:
+    """Where the golden file of a record's kind lies."""
+    return GOLDEN / f"{type(record).__name__}.json"
+
+
+def golden_form(record: Record) -> bytes:
+    """What the wire carries, laid out for people."""
+    return orjson.dumps(orjson.loads(encode(record)), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+if __name__ == "__main__":
+    for example in EXAMPLES:
+        golden_path(example).write_bytes(golden_form(example))
