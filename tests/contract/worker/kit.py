@@ -23,7 +23,7 @@ from forebay.transport import HttpClient, HttpServer, Reply
 from forebay.transport.app import ServiceInfo, make_app, record_response
 from forebay.ufs import UfsUri
 from forebay.ufs.posix import file_fingerprint
-from forebay_worker.app import Worker, open_tiers, plan_tiers
+from forebay_worker.app import Worker, plan_tiers, running
 from forebay_worker.settings import WorkerSettings
 
 MIB = 1 << 20
@@ -156,7 +156,7 @@ class Cluster:
             "drain_timeout_s": 0.5,
             "heap_reserve": 0,
         }
-        worker = await self.stack.enter_async_context(running(WorkerSettings(**(given | settings))))
+        worker = await self.stack.enter_async_context(serving(WorkerSettings(**(given | settings))))
         self.workers.append(worker)
         await until(lambda: not worker.waiting_for())
         await until(lambda: all(w.registry.current() == worker.registry.current() for w in self.workers))
@@ -169,25 +169,19 @@ class Cluster:
 
 
 @asynccontextmanager
-async def running(settings: WorkerSettings) -> AsyncIterator[Worker]:
-    """A worker that serves, as ``app.serve`` runs it."""
+async def serving(settings: WorkerSettings) -> AsyncIterator[Worker]:
+    """A worker that serves, as ``app.serve`` runs it, with its invariants checked at the end."""
     stop = asyncio.Event()
-    tiers = open_tiers(plan_tiers(settings))
-    async with AsyncExitStack() as last:
-        spawner = Supervisor()
-        async with spawner:
-            worker = Worker(settings, tiers, spawner)
-            last.push_async_callback(worker.release)
-            serving = asyncio.ensure_future(worker.run(stop))
+    async with running(settings, plan_tiers(settings)) as worker:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(worker.run(stop))
             try:
-                await until(lambda: bool(worker.server.address) or serving.done())
+                await until(lambda: bool(worker.server.address) or task.done())
                 yield worker
             finally:
                 stop.set()
-                await serving
-                await worker.close()
-                worker.index.validate()
-                worker.queue.validate()
+        worker.index.validate()
+        worker.queue.validate()
 
 
 @asynccontextmanager

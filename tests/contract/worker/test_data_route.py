@@ -2,11 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from forebay.contracts import ErrorReply, Touch, TouchReply, TouchRequest, decode
+from forebay.contracts.tickets import KeyRing, TicketClaims, sign
+from forebay.errors import PeerUnavailable, StaleVersion
+from forebay.runtime import Deadline
 from forebay.testing import run
-from tests.contract.worker.kit import MIB, File, cluster
+from forebay.transport import Reply
+from forebay_worker.app import Worker
+from tests.contract.worker.kit import CLUSTER, MIB, Cluster, File, cluster, file_mount, ticket, until
 from tests.unit.worker.kit import content
+
+
+def refused(reply: Reply) -> tuple[int, str]:
+    return reply.status, decode(ErrorReply, reply.body).code
+
+
+def blocks(worker: Worker, suffix: str = "blk") -> int:
+    return len(list(worker.tiers[0].spec.path.glob(f"??/*.{suffix}")))
+
+
+def served(worker: Worker, source: str) -> float:
+    return worker.metrics.served.value(source)
 
 
 def test_a_block_is_served_cold_and_then_warm(tmp_path: Path) -> None:
@@ -16,12 +41,412 @@ def test_a_block_is_served_cold_and_then_warm(tmp_path: Path) -> None:
             data = content(9 * MIB)
             file = File.write(c.mount, "train/a b.rec", data)
             cold = await c.get(worker, file.path())
-            assert (cold.status, cold.body == data) == (200, True), cold.body[:200]
+            assert (cold.status, cold.body == data) == (200, True)
             assert cold.headers["forebay-source"] == "ufs"
             assert cold.headers["content-range"] == f"bytes 0-{9 * MIB - 1}/{9 * MIB}"
+            await until(lambda: blocks(worker) == 1)
             warm = await c.get(worker, file.path(), {"range": "bytes=5-8999999"})
             assert (warm.status, warm.body == data[5:9_000_000]) == (206, True)
             assert warm.headers["forebay-source"] == "ssd"
             assert 0 < float(warm.headers["forebay-serving-weight"]) <= 1
+
+    run(main())
+
+
+def test_memory_is_served_from_its_mapping(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            folder = Path("/dev/shm") / f"forebay-test-{os.getpid()}"
+            try:
+                worker = await c.add("w1", tier_dirs=(f"MEM:{folder}:64MiB",))
+                data = content(17 * MIB)
+                file = File.write(c.mount, "a", data)
+                assert (await c.get(worker, file.path(0))).body == data[: 16 * MIB]
+                assert (await c.get(worker, file.path(1))).body == data[16 * MIB :]
+                await until(lambda: blocks(worker) == 2)
+                reply = await c.get(worker, file.path(0), {"range": f"bytes={MIB}-{3 * MIB - 1}"})
+                assert reply.body == data[MIB : 3 * MIB]
+                assert reply.headers["forebay-source"] == "mem"
+                assert served(worker, "mem") == 2 * MIB
+            finally:
+                for path in sorted(folder.rglob("*"), reverse=True):
+                    path.rmdir() if path.is_dir() else path.unlink()
+                folder.rmdir()
+
+    run(main())
+
+
+def test_a_bulk_read_lands_in_the_callers_buffer(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            data = content(5 * MIB)
+            file = File.write(c.mount, "a", data)
+            buffer = memoryview(bytearray(MIB))
+            headers = {"range": f"bytes={4 * MIB}-{5 * MIB - 1}", "forebay-ticket": ticket()}
+            reply = await c.client.read_into(
+                worker.server.address, file.path(), buffer, deadline=Deadline.after(10), headers=headers
+            )
+            assert (reply.status, reply.length, bytes(buffer) == data[4 * MIB :]) == (206, MIB, True)
+
+    run(main())
+
+
+OTHER_RING = KeyRing((("k1", b"another secret!!"),))
+
+
+@pytest.mark.parametrize(
+    ("claims", "answer"),
+    [
+        ({"expires_at_s": 1.0}, (401, "unauthenticated")),
+        ({"cluster": "other"}, (403, "permission_denied")),
+        ({"mount_id": "m2"}, (403, "permission_denied")),
+        ({"prefix": "eval"}, (403, "permission_denied")),
+        ({"prefix": "tra"}, (403, "permission_denied")),
+        ({"rights": ""}, (403, "permission_denied")),
+        ({"prefix": "train"}, (200, "")),
+        ({"prefix": "train/a"}, (200, "")),
+    ],
+)
+def test_a_ticket_opens_what_it_names_and_nothing_else(
+    tmp_path: Path, claims: Mapping[str, Any], answer: tuple[int, str]
+) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            file = File.write(c.mount, "train/a", b"hello")
+            reply = await c.get(worker, file.path(), {"forebay-ticket": ticket(**claims)})
+            assert (refused(reply) if reply.status != 200 else (200, "")) == answer
+
+    run(main())
+
+
+def test_no_ticket_or_a_forged_one_is_refused_however_often_the_good_one_was_used(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            file = File.write(c.mount, "a", b"hello")
+            assert (await c.get(worker, file.path())).body == b"hello"
+            good = ticket()
+            claims = TicketClaims(
+                cluster=CLUSTER, mount_id="m1", generation=1, prefix="", client="x", rights="r", expires_at_s=9e9
+            )
+            for wrong in (
+                "",
+                "v1.k1.x.y",
+                good[:-4] + "AAAA",
+                sign(OTHER_RING, claims),
+                good.replace("v1.k1", "v1.k2"),
+            ):
+                assert refused(await c.get(worker, file.path(), {"forebay-ticket": wrong})) == (401, "unauthenticated")
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("lie", "answer"),
+    [
+        ({"key": "b"}, (400, "invalid_request")),
+        ({"key": "../a"}, (400, "invalid_request")),
+        ({"fingerprint": "other"}, (400, "invalid_request")),
+        ({"index": 1}, (400, "invalid_request")),
+        ({"size": 0}, (400, "invalid_request")),
+        ({"size": 4}, (412, "stale_version")),
+        ({"size": 6}, (412, "stale_version")),
+        ({"mount_id": "m9"}, (403, "permission_denied")),
+    ],
+)
+def test_a_lie_about_the_target_is_found_out(tmp_path: Path, lie: Mapping[str, Any], answer: tuple[int, str]) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            file = File.write(c.mount, "a", b"hello")
+            assert refused(await c.get(worker, file.path(**lie))) == answer
+            assert (await c.get(worker, file.path())).body == b"hello"
+            assert refused(await c.get(worker, file.path(**lie))) == answer
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("headers", "answer"),
+    [
+        ({"range": "bytes=0-"}, (400, "invalid_request")),
+        ({"range": "bytes=0-5"}, (416, "range_not_satisfiable")),
+        ({"forebay-hop": "2"}, (400, "invalid_request")),
+        ({"forebay-read-type": "MAYBE"}, (400, "invalid_request")),
+        ({"cache-control": "only-if-cached"}, (504, "not_cached")),
+    ],
+)
+def test_a_header_that_makes_no_sense_is_an_error(
+    tmp_path: Path, headers: Mapping[str, str], answer: tuple[int, str]
+) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            file = File.write(c.mount, "a", b"hello")
+            assert refused(await c.get(worker, file.path(), headers)) == answer
+            assert worker.routes.in_flight == 0
+
+    run(main())
+
+
+def test_what_the_under_store_says_reaches_the_client_as_its_status(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            gone, replaced = File.write(c.mount, "gone", b"x"), File.write(c.mount, "replaced", b"old")
+            (tmp_path / "data/gone").unlink()
+            File.write(c.mount, "replaced", b"newer")
+            assert refused(await c.get(worker, gone.path())) == (404, "not_found")
+            assert refused(await c.get(worker, replaced.path())) == (412, "stale_version")
+            await until(lambda: len(worker.index) == 0)
+
+    run(main())
+
+
+def test_no_cache_keeps_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            data = content(5 * MIB)
+            file = File.write(c.mount, "a", data)
+            reply = await c.get(worker, file.path(), {"forebay-read-type": "NO_CACHE"})
+            assert reply.body == data
+            assert reply.headers["forebay-source"] == "ufs"
+            assert len(worker.index) == 0
+
+    run(main())
+
+
+def test_a_mount_that_comes_later_is_known_at_its_first_read(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            (tmp_path / "data/deep").mkdir()
+            later = file_mount(tmp_path / "data/deep", mount_id="m2")
+            file = File.write(later, "a", b"hello")
+            reading = asyncio.ensure_future(c.get(worker, file.path(), {"forebay-ticket": ticket(mount_id="m2")}))
+            await asyncio.sleep(0.05)
+            await c.master.mount(c.mount, later)
+            assert (await reading).body == b"hello"
+
+    run(main())
+
+
+def test_a_mount_outside_the_allowed_roots_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            (tmp_path / "secret").mkdir()
+            wrong = file_mount(tmp_path / "secret", mount_id="m2")
+            file = File.write(wrong, "a", b"hello")
+            await c.master.mount(c.mount, wrong)
+            reply = await c.get(worker, file.path(), {"forebay-ticket": ticket(mount_id="m2")})
+            assert refused(reply) == (403, "permission_denied")
+
+    run(main())
+
+
+def test_a_ticket_of_an_earlier_generation_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            file = File.write(c.mount, "a", b"hello")
+            assert (await c.get(worker, file.path())).status == 200
+            await c.master.mount(file_mount(tmp_path / "data", generation=2))
+            await until(lambda: worker.book.revision == c.master.table.revision)
+            assert refused(await c.get(worker, file.path())) == (403, "permission_denied")
+            newer = {"forebay-ticket": ticket(generation=2)}
+            assert (await c.get(worker, file.path(), newer)).body == b"hello"
+
+    run(main())
+
+
+def test_without_a_master_the_last_good_mounts_serve_on_and_expired_tickets_have_grace(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            file = File.write(c.mount, "a", b"hello")
+            old = {"forebay-ticket": ticket(expires_at_s=time.time() - 1000)}
+            assert refused(await c.get(worker, file.path(), old)) == (401, "unauthenticated")
+            await c.master.server.close()
+            await until(lambda: not worker.watch.sees_master)
+            assert (await c.get(worker, file.path())).body == b"hello"
+            assert (await c.get(worker, file.path(), old)).body == b"hello"
+
+    run(main())
+
+
+def test_touches_count_and_keep_a_block_young(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1", tier_dirs=(f"SSD:{tmp_path}/w1:10MiB",))
+            files = [File.write(c.mount, name, content(4 * MIB, seed)) for seed, name in enumerate("abc")]
+            for file in files[:2]:
+                await c.get(worker, file.path())
+                await until(lambda: len(worker.filler) == 0)
+            touches = (
+                Touch(block_id=files[0].block_id(), opens=3, read_bytes=MIB),
+                Touch(block_id="0" * 32, opens=1, read_bytes=0),
+            )
+            report = TouchRequest(touches=touches)
+            reply = await c.client.call(
+                worker.server.address, "/v1/blocks:touch", report, TouchReply, deadline=Deadline.after(5)
+            )
+            assert (reply.known, reply.unknown) == (1, 1)
+            assert worker.metrics.hits.value("local") == 3
+            await c.get(worker, files[2].path())
+            assert worker.index.get(files[0].block_id()) is not None
+            assert worker.index.get(files[1].block_id()) is None
+
+    run(main())
+
+
+def test_status_metrics_and_readiness_tell_what_is_there(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            await c.get(worker, File.write(c.mount, "a", b"hello").path())
+            assert (await c.get(worker, "/readyz")).status == 200
+            metrics = (await c.get(worker, "/metrics")).body.decode()
+            assert 'forebay_worker_served_bytes_total{source="ufs"} 5.0' in metrics
+            assert "forebay_worker_in_flight 0.0" in metrics
+            status = (await c.get(worker, "/v1/status")).body.decode()
+            assert '"mounts":1' in status
+            assert ticket()[:20] not in status
+
+    run(main())
+
+
+# -- two workers
+
+
+async def pair(c: Cluster, *, passive: bool) -> tuple[Worker, Worker]:
+    return await c.add("w1", passive_cache=passive), await c.add("w2", passive_cache=passive)
+
+
+def homes(c: Cluster, file: File, first: Worker, second: Worker) -> tuple[Worker, Worker]:
+    """The block's home, and the other worker."""
+    return (first, second) if second.homes.elsewhere(file.block_id()) is not None else (second, first)
+
+
+@pytest.mark.parametrize("passive", [False, True])
+def test_an_entry_worker_reads_through_the_home_and_keeps_a_copy_only_if_told(tmp_path: Path, passive: bool) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            data = content(9 * MIB)
+            file = File.write(c.mount, "a", data)
+            home, entry = homes(c, file, *await pair(c, passive=passive))
+            reply = await c.get(entry, file.path())
+            assert reply.body == data
+            assert reply.headers["forebay-source"] == "peer"
+            await until(lambda: blocks(home) == 1)
+            assert home.metrics.filled.value("ufs") == len(data)
+            assert served(entry, "peer") == len(data)
+            if passive:
+                await until(lambda: blocks(entry) == 1)
+            again = await c.get(entry, file.path(), {"range": f"bytes=7-{6 * MIB}"})
+            assert again.body == data[7 : 6 * MIB + 1]
+            assert again.headers["forebay-source"] == ("ssd" if passive else "peer")
+            assert blocks(entry) == int(passive)
+
+    run(main())
+
+
+def test_a_hop_is_never_forwarded(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            file = File.write(c.mount, "a", b"hello")
+            home, entry = homes(c, file, *await pair(c, passive=False))
+            reply = await c.get(entry, file.path(), {"forebay-hop": "1"})
+            assert reply.body == b"hello"
+            assert reply.headers["forebay-source"] == "ufs"
+            assert len(home.index) == 0
+
+    run(main())
+
+
+def test_a_hop_carries_the_checksums_of_whole_extents(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            file = File.write(c.mount, "a", content(9 * MIB))
+            await c.get(worker, file.path())
+            await until(lambda: blocks(worker) == 1)
+            whole = {"forebay-hop": "1", "range": f"bytes={4 * MIB}-{9 * MIB - 1}"}
+            assert (await c.get(worker, file.path(), whole)).headers["forebay-crc32c"].count(",") == 1
+            part = {"forebay-hop": "1", "range": f"bytes=1-{9 * MIB - 1}"}
+            assert "forebay-crc32c" not in (await c.get(worker, file.path(), part)).headers
+
+    run(main())
+
+
+def test_what_the_home_says_about_the_file_is_final(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            file = File.write(c.mount, "a", b"hello")
+            home, entry = homes(c, file, *await pair(c, passive=False))
+            File.write(c.mount, "a", b"other!")
+            assert refused(await c.get(entry, file.path())) == (412, "stale_version")
+            assert entry.homes.elsewhere(file.block_id()) is not None
+            await until(lambda: len(home.index) == 0)
+
+    run(main())
+
+
+def test_when_the_home_is_away_the_entry_worker_fills_itself(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            data = content(5 * MIB)
+            file = File.write(c.mount, "a", data)
+            home, entry = homes(c, file, *await pair(c, passive=False))
+            await home.server.close()
+            reply = await c.get(entry, file.path())
+            assert reply.body == data
+            assert entry.homes.elsewhere(file.block_id()) is None
+            assert (await c.get(entry, file.path())).body == data
+            await until(lambda: blocks(entry) == 1)
+
+    run(main())
+
+
+def test_a_body_that_cannot_be_finished_is_cut_off_and_never_padded(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1", fill_streams=1)
+            data = content(16 * MIB)
+            file = File.write(c.mount, "a", data)
+            await c.get(worker, file.path(), {"range": "bytes=0-9"})
+            await until(lambda: len(worker.filler) == 0)
+            first = await c.get(worker, file.path(), {"range": "bytes=0-4194303"})
+            assert first.body == data[: 4 * MIB]
+
+            worker.index.validate()
+            other = File.write(c.mount, "b", data)
+            await c.get(worker, other.path(), {"range": "bytes=4194304-4194310"})
+            File.write(c.mount, "b", content(16 * MIB, 1))
+            buffer = memoryview(bytearray(8 * MIB))
+            headers = {"range": f"bytes={4 * MIB}-{12 * MIB - 1}", "forebay-ticket": ticket()}
+            with pytest.raises((StaleVersion, PeerUnavailable)):
+                await c.client.read_into(
+                    worker.server.address, other.path(), buffer, deadline=Deadline.after(10), headers=headers
+                )
+            assert worker.routes.in_flight == 0
+
+    run(main())
+
+
+def test_a_reader_that_hangs_up_frees_the_block(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            file = File.write(c.mount, "a", content(16 * MIB))
+            reading = asyncio.ensure_future(c.get(worker, file.path()))
+            await until(lambda: worker.routes.in_flight == 1)
+            reading.cancel()
+            await until(lambda: worker.routes.in_flight == 0)
+            await until(lambda: len(worker.filler) == 0)
+            assert all(block.leases == 0 and block.busy == 0 for block in worker.index)
 
     run(main())

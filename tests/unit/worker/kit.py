@@ -157,3 +157,5 @@ async def kit(
         parts.validate()
     finally:
         store.close()
+        for tier in opened:
+            tier.close()

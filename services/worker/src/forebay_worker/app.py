@@ -6,12 +6,14 @@ import asyncio
 import resource
 import ssl
 import time
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 
 import forebay_worker
 from forebay.contracts import WIRE_VERSION, ClusterMap, Member, StatusReply, TierInfo
+from forebay.contracts.tickets import KeyRing
 from forebay.discovery import Registry, master_addresses, open_registry, parse_registry_url
 from forebay.errors import ConfigError, Detail, PeerUnavailable
 from forebay.runtime import Deadline, Supervisor, check_exposure, logs, read_key_ring, stop_event
@@ -89,10 +91,21 @@ def tls_contexts(settings: WorkerSettings) -> tuple[ssl.SSLContext | None, ssl.S
     return server, client
 
 
+@dataclass(frozen=True)
+class Secrets:
+    """What is read from files before anything is opened."""
+
+    ring: KeyRing
+    server_tls: ssl.SSLContext | None
+    client_tls: ssl.SSLContext | None
+
+
 class Worker:
     """One worker's parts, wired."""
 
-    def __init__(self, settings: WorkerSettings, tiers: Sequence[TierDirectory], spawner: Supervisor) -> None:
+    def __init__(
+        self, settings: WorkerSettings, secrets: Secrets, tiers: Sequence[TierDirectory], spawner: Supervisor
+    ) -> None:
         self.settings = settings
         self.tiers = tuple(tiers)
         self.spawner = spawner
@@ -105,10 +118,9 @@ class Worker:
             otlp_endpoint=settings.otlp_endpoint,
             sample_ratio=settings.trace_ratio,
         )
-        self.ring = read_key_ring(settings)
-        server_tls, client_tls = tls_contexts(settings)
+        self.ring = secrets.ring
         self.metrics = WorkerMetrics(self.telemetry.metrics)
-        self.client = HttpClient(self.telemetry, ssl_context=client_tls)
+        self.client = HttpClient(self.telemetry, ssl_context=secrets.client_tls)
         self.registry: Registry = open_registry(
             settings.registry,
             cluster_id=settings.cluster_id,
@@ -121,7 +133,7 @@ class Worker:
         state_dir = settings.state_dir or self.tiers[0].spec.path
         self.watch = MountWatch(self.book, self.client, self.masters, state_dir, self.pool)
         self._build_store()
-        self._build_app(server_tls)
+        self._build_app(secrets.server_tls)
 
     def _build_store(self) -> None:
         settings = self.settings
@@ -303,10 +315,11 @@ class Worker:
         self.filler.close()
 
     async def release(self) -> None:
-        """After the last task: connections, under stores, directories."""
+        """After the last task: connections, under stores, files, exporters."""
         await self.client.close()
         await self.pool.close()
         await asyncio.to_thread(self.store.close)
+        await asyncio.to_thread(self.telemetry.shutdown)
 
 
 def files_within_limit(files_max: int) -> int:
@@ -330,7 +343,7 @@ def open_tiers(specs: Sequence[TierSpec]) -> list[TierDirectory]:
             opened += [open_tier(spec, setting=TIER_SETTING)]
     except BaseException:
         for tier in opened:
-            tier.close()
+            tier.undo()
         raise
     return opened
 
@@ -341,18 +354,27 @@ async def serve(settings: WorkerSettings) -> int:
     check_exposure(settings)
     specs = plan_tiers(settings)
     stop = stop_event()
-    tiers = open_tiers(specs)
-    worker: Worker | None = None
-    try:
-        async with Supervisor() as spawner, AsyncExitStack() as stack:
-            worker = Worker(settings, tiers, spawner)
-            stack.push_async_callback(worker.close)
-            await worker.run(stop)
-    finally:
-        if worker is not None:
-            await worker.release()
-            await asyncio.to_thread(worker.telemetry.shutdown)
-        else:
-            for tier in tiers:
-                tier.close()
+    async with running(settings, specs) as worker:
+        await worker.run(stop)
     return 0
+
+
+@asynccontextmanager
+async def running(settings: WorkerSettings, specs: Sequence[TierSpec]) -> AsyncIterator[Worker]:
+    """A worker with its tasks and directories, to be ``run`` inside. What a failed start made is removed."""
+    secrets = Secrets(read_key_ring(settings), *tls_contexts(settings))
+    tiers = open_tiers(specs)
+    async with AsyncExitStack() as last:
+        last.callback(_give_back, tiers)
+        async with Supervisor() as spawner:
+            worker = Worker(settings, secrets, tiers, spawner)
+            last.push_async_callback(worker.release)
+            try:
+                yield worker
+            finally:
+                await worker.close()
+
+
+def _give_back(tiers: Sequence[TierDirectory]) -> None:
+    for tier in tiers:
+        tier.undo()

@@ -210,11 +210,9 @@ class Store:
                 self.index.return_to_service(number)
 
     def close(self) -> None:
-        """Gives the directories back; sealed blocks stay."""
+        """Ends the threads and lets go of the files; sealed blocks stay. The directories' opener closes them."""
         self._files.clear()
         self.threads.close()
-        for tier in self.tiers:
-            tier.close()
 
 
 # Run on a thread and return the owner of the descriptor, so that it closes even if nobody waits for it any more.

@@ -67,10 +67,11 @@ UNKNOWN_MAX = 20
 class TierDirectory:
     """An open, locked tier directory. ``in_memory``: it lies on tmpfs, so mapping and reading it never waits."""
 
-    def __init__(self, spec: TierSpec, root_fd: int, lock_fd: int, *, in_memory: bool, nonce: str) -> None:
+    def __init__(self, spec: TierSpec, root_fd: int, lock_fd: int, *, in_memory: bool, is_new: bool) -> None:
         self.spec = spec
         self.in_memory = in_memory
-        self.nonce = nonce
+        self.nonce = secrets.token_hex(16)
+        self._is_new = is_new
         self._root_fd = root_fd
         self._lock_fd = lock_fd
 
@@ -111,6 +112,15 @@ class TierDirectory:
         """Gives the directory back; its blocks stay."""
         os.close(self._root_fd)
         os.close(self._lock_fd)
+
+    def undo(self) -> None:
+        """As ``close``, and removes the directory if this worker made it and put no block there: for a failed start."""
+        if self._is_new and set(os.listdir(self._root_fd)) <= _RESERVED:
+            for name in os.listdir(self._root_fd):
+                self._unlink(name)
+            with contextlib.suppress(OSError):
+                self.spec.path.rmdir()
+        self.close()
 
     def scan(self, boot_id: str) -> Scan:
         """Reads the names: throws away ``.part`` files, and blocks that another boot may have torn."""
@@ -175,6 +185,7 @@ def open_tier(spec: TierSpec, *, setting: str, mountinfo: str | None = None) -> 
     Raises:
         ConfigError: not a writable directory, or another worker holds it.
     """
+    is_new = not spec.path.exists()
     try:
         spec.path.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
         root_fd = os.open(spec.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -186,13 +197,12 @@ def open_tier(spec: TierSpec, *, setting: str, mountinfo: str | None = None) -> 
         os.close(root_fd)
         raise
     device = os.fstat(root_fd).st_dev
-    tier = TierDirectory(
-        spec, root_fd, lock_fd, in_memory=_is_tmpfs(device, mountinfo or _mountinfo()), nonce=secrets.token_hex(16)
-    )
+    in_memory = _is_tmpfs(device, mountinfo or _mountinfo())
+    tier = TierDirectory(spec, root_fd, lock_fd, in_memory=in_memory, is_new=is_new)
     try:
         _replace_small(root_fd, "nonce", tier.nonce)
     except OSError as e:
-        tier.close()
+        tier.undo()
         raise ConfigError(setting, f"{spec.path} is not writable: {e.strerror}") from e
     return tier
 
@@ -203,18 +213,23 @@ def boot_id() -> str:
 
 
 def _lock(root_fd: int, path: Path, setting: str) -> int:
-    try:
-        fd = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE, dir_fd=root_fd)
-    except OSError as e:
-        raise ConfigError(setting, f"{path} is not writable: {e.strerror}") from e
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
+    """The locked descriptor. The file may be removed by a worker that failed to start: then there is a new one."""
+    while True:
+        try:
+            fd = os.open("lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE, dir_fd=root_fd)
+        except OSError as e:
+            raise ConfigError(setting, f"{path} is not writable: {e.strerror}") from e
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.stat("lock", dir_fd=root_fd).st_ino == os.fstat(fd).st_ino:
+                return fd
+        except FileNotFoundError:
+            pass
+        except OSError as e:
+            os.close(fd)
+            message = f"{path} belongs to another running worker; each needs a directory of its own"
+            raise ConfigError(setting, message) from e
         os.close(fd)
-        raise ConfigError(
-            setting, f"{path} belongs to another running worker; each needs a directory of its own"
-        ) from e
-    return fd
 
 
 def _name(block_id: str, suffix: str) -> str:
