@@ -119,6 +119,10 @@ class EmbeddedHub:
             self.maps.confirm()
             await asyncio.sleep(TICK_S)
 
+    def close(self) -> None:
+        """Ends all long polls; to be called before the server that has the routes drains."""
+        self.maps.close()
+
     def validate(self) -> None:
         """Checks the invariants of its parts; fixtures call it at the end of a test."""
         self._leases.validate()

@@ -61,6 +61,7 @@ class MapCell:
         self._confirmed_s = clock()
         self._news = asyncio.Event()
         self._waiting = 0
+        self._is_closed = False
         self._history: deque[ClusterMap] = deque(maxlen=EPOCHS_KEPT)
 
     @property
@@ -117,12 +118,19 @@ class MapCell:
         try:
             async with asyncio.timeout(timeout_s):
                 while self._current is None or self._current.revision <= after_revision:
+                    if self._is_closed:
+                        return None
                     await self._news.wait()
                 return self._current
         except TimeoutError:
             return None
         finally:
             self._waiting -= 1
+
+    def close(self) -> None:
+        """Nobody waits any more: those who do go now, so that a server can drain."""
+        self._is_closed = True
+        self._news.set()
 
     def measure(self, telemetry: Telemetry) -> None:
         """Shows this cell in the process's metrics (a process has one; of several, the last counts)."""
