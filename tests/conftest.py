@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from forebay.testing.s3 import AwkwardS3, S3Server
 from forebay.testing.zookeeper import ZooKeeperServer
+
+# No deadline per example: the suite shares two cores with itself, and each test has a limit of its own.
+settings.register_profile("forebay", deadline=None, print_blob=True)
+settings.load_profile("forebay")
 
 
 @pytest.fixture(scope="session")
