@@ -30,12 +30,13 @@ def advance(cursor: Cursor, offset: int, length: int, *, grid: Grid, window_byte
     end = offset + length
     if not _in_sequence(cursor, offset, grid.segment):
         return Cursor(end, 0, range(0))
-    streak, furthest = cursor.streak + 1, max(cursor.end, end)
+    streak, furthest = cursor.streak + (end > cursor.end), max(cursor.end, end)
     if length >= min(window_bytes, grid.size):  # so large a read needs no help: its own requests run side by side
         return Cursor(furthest, streak, range(0))
     low = grid.number(max(0, furthest - length - grid.segment))
     if streak < STREAK_FULL:
-        return Cursor(furthest, streak, range(grid.number(offset), grid.number(end - 1) + 1))
+        begins = offset == 0
+        return Cursor(furthest, streak, range(grid.number(end - 1) + 1) if begins else range(0))
     high = grid.number(min(furthest + window_bytes, grid.size) - 1) + 1
     return Cursor(furthest, streak, range(min(low, high), high))
 

@@ -1,0 +1,462 @@
+"""The client against a cluster of real HTTP servers with scripted answers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from forebay.client import Client, ClientOptions
+from forebay.contracts import TierInfo, identity
+from forebay.contracts.blocks import format_range
+from forebay.errors import DeadlineExceeded, InvalidRequest, NotFound, StaleVersion
+from forebay.telemetry import Telemetry, quiet
+from forebay.testing import run
+from forebay.testing.fake_cluster import FakeCluster, entry_of
+
+BLOCK = 256 << 10
+SEGMENT = 64 << 10
+DATA = random.Random(1).randbytes(3 * BLOCK + 12_345)
+
+
+def options(cluster: FakeCluster) -> ClientOptions:
+    return ClientOptions(
+        registry=cluster.registry,
+        client_id="test",
+        readahead_bytes=4 * SEGMENT,
+        readahead_budget_bytes=8 * SEGMENT,
+        segment_bytes=SEGMENT,
+        read_deadline_s=5.0,
+        step_deadline_s=0.3,
+        connect_timeout_s=0.5,
+        touch_interval_s=0.05,
+    )
+
+
+def with_client(
+    body: Callable[[FakeCluster, Client], Awaitable[None]],
+    *,
+    files: dict[str, bytes] | None = None,
+    workers: int = 1,
+    change: Callable[[ClientOptions], ClientOptions] = lambda o: o,
+    telemetry: Telemetry | None = None,
+) -> None:
+    async def main() -> None:
+        async with (
+            FakeCluster(files if files is not None else {"a": DATA}, workers=workers, block_size=BLOCK) as cluster,
+            Client(change(options(cluster)), telemetry or quiet()) as client,
+        ):
+            await body(cluster, client)
+            await until(lambda: client._segments.held_bytes == 0)  # readers are closed, so nothing is held
+            client._segments.validate()
+            assert client._source.loads.in_flight == 0
+
+    run(main())
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        await asyncio.sleep(0.005)
+
+
+def test_a_lookup_is_asked_once_and_a_listing_answers_later_lookups() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        assert (await client.lookup("/a")).entry.size == len(DATA)
+        assert (await client.lookup("/a/")).entry.name == "a"
+        assert cluster.master.calls["lookup"] == 1
+        assert [e.name async for e in client.list("/")] == ["a", "b"]
+        assert (await client.lookup("/b")).entry.size == 1
+        assert cluster.master.calls["lookup"] == 1
+
+    with_client(body, files={"a": DATA, "b": b"x"})
+
+
+def test_a_missing_path_is_not_found_and_asked_once() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        for _ in range(3):
+            with pytest.raises(NotFound):
+                await client.lookup("/nowhere")
+        assert cluster.master.calls["lookup"] == 1
+
+    with_client(body)
+
+
+def test_paths_that_are_not_absolute_and_plain_are_refused() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        for path in ("a", "", "/a/../b", "/a\0"):
+            with pytest.raises(InvalidRequest):
+                await client.lookup(path)
+
+    with_client(body)
+
+
+def test_a_listing_is_read_page_by_page() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        page = await client.list_page("/", limit=2)
+        assert [e.name for e in page.entries] == ["a", "b"]
+        page = await client.list_page("/", page.next_page_token)
+        assert [e.name for e in page.entries] == ["c"]
+        assert page.next_page_token is None
+
+    with_client(body, files={"a": b"1", "b": b"2", "c": b"3"})
+
+
+def test_a_file_is_read_in_sequence_and_every_byte_is_asked_for_once() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await client.open("/a")
+        got = bytearray()
+        while piece := await reader.read(len(got), 20_000):
+            got += piece
+        assert bytes(got) == DATA
+        await reader.close()
+        asked = [(index, text) for index, text, _ in cluster.workers[0].requests]
+        assert len(asked) == len(set(asked))
+        assert sum(int(t.split("-")[1]) - int(t.split("=")[1].split("-")[0]) + 1 for _, t in asked) == len(DATA)
+        assert cluster.master.calls["ticket"] == 1
+
+    with_client(body)
+
+
+def test_a_sequential_reader_keeps_two_requests_in_flight() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        cluster.workers[0].latency_s = 0.002
+        reader = await client.open("/a")
+        for offset in range(0, len(DATA), 20_000):
+            await reader.read(offset, 20_000)
+        assert cluster.workers[0].in_flight_max >= 2
+        await reader.close()
+
+    with_client(body)
+
+
+def test_random_reads_ask_for_just_their_bytes() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await client.open("/a")
+        rng = random.Random(2)
+        for _ in range(20):
+            offset = rng.randrange(SEGMENT * 2, len(DATA))
+            assert await reader.read(offset, 1_000) == DATA[offset : offset + 1_000]
+        longest = max(
+            int(t.split("-")[1]) - int(t.split("=")[1].split("-")[0]) + 1 for _, t, _ in cluster.workers[0].requests
+        )
+        assert longest <= 1_000
+        await reader.close()
+
+    with_client(body)
+
+
+def test_a_read_is_short_only_at_the_end_and_an_empty_file_has_no_bytes() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await client.open("/a")
+        assert await reader.read(len(DATA) - 5, 100) == DATA[-5:]
+        assert await reader.read(len(DATA), 100) == b""
+        assert await reader.read(len(DATA) + 10, 100) == b""
+        with pytest.raises(InvalidRequest):
+            await reader.read(-1, 1)
+        await reader.close()
+        empty = await client.open("/empty")
+        assert await empty.read(0, 10) == b""
+        await empty.close()
+
+    with_client(body, files={"a": DATA, "empty": b""})
+
+
+def test_one_large_read_is_cut_into_requests_inside_blocks() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await client.open("/a")
+        assert await reader.read(1, len(DATA)) == DATA[1:]
+        assert {index for index, _, _ in cluster.workers[0].requests} == {0, 1, 2, 3}
+        await reader.close()
+
+    with_client(body)
+
+
+def test_what_readahead_holds_can_be_seen_without_a_copy() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await client.open("/a")
+        assert reader.peek(0, 10_000) is None
+        await reader.read(0, 10_000)
+        views = reader.peek(10_000, 10_000)
+        assert views is not None
+        assert b"".join(views) == DATA[10_000:20_000]
+        await until(lambda: reader.peek(20_000, 150_000) is not None)
+        assert b"".join(reader.peek(20_000, 150_000) or []) == DATA[20_000:170_000]
+        await reader.close()
+
+    with_client(body)
+
+
+def test_two_readers_of_one_version_share_what_is_fetched() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        one, two = await client.open("/a"), await client.open("/a")
+        assert set(await asyncio.gather(one.read(0, 9_999), two.read(0, 9_999))) == {DATA[:9_999]}
+        assert cluster.workers[0].requests == [(0, format_range(0, SEGMENT), False)]
+        await one.close()
+        assert await two.read(9_999, 10) == DATA[9_999:10_009]
+        await two.close()
+
+    with_client(body)
+
+
+def test_readahead_of_many_readers_stays_within_the_budget() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        readers = [await client.open(f"/{i}") for i in range(8)]
+
+        async def read(reader_index: int) -> None:
+            reader, data = readers[reader_index], files[str(reader_index)]
+            for offset in range(0, len(data), 30_000):
+                assert await reader.read(offset, 30_000) == data[offset : offset + 30_000]
+                assert client._segments.held_bytes <= client.options.readahead_budget_bytes
+
+        await asyncio.gather(*(read(i) for i in range(8)))
+        for reader in readers:
+            await reader.close()
+        await until(lambda: client._segments.held_bytes == 0)
+
+    files = {str(i): random.Random(i).randbytes(300_000) for i in range(8)}
+    with_client(body, files=files)
+
+
+def test_closing_a_reader_in_mid_flight_frees_its_buffers() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await client.open("/a")
+        await reader.read(0, 1_000)
+        cluster.workers[0].fault = "stall"
+        await reader.read(1_000, 1_000)
+        assert client._segments.held_bytes > 0
+        await reader.close()
+        await until(lambda: client._segments.held_bytes == 0)
+
+    with_client(body)
+
+
+def home_first(cluster: FakeCluster, client: Client, index: int = 0) -> list[int]:
+    """Workers in the ranking of the file's block, by number."""
+    layout = entry_of("a", DATA, block_size=BLOCK).layout
+    assert layout is not None
+    ranked = client._members.ranked(identity.block_id(layout.version_id, BLOCK, index))
+    return [int(m.member_id[1:]) for m in ranked]
+
+
+def test_when_the_home_does_not_listen_the_next_in_ranking_serves_without_forwarding() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        home, second, _ = home_first(cluster, client)
+        await cluster.stop(f"w{home}")
+        reader = await client.open("/a")
+        assert await reader.read(0, 1_000) == DATA[:1_000]
+        assert cluster.workers[second].requests[0][2] is True
+        await reader.close()
+
+    with_client(body, workers=3)
+
+
+@pytest.mark.parametrize("fault", ["stall", "overloaded", "truncate"])
+def test_when_the_home_fails_the_next_in_ranking_serves(fault: str) -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        home, second, _ = home_first(cluster, client)
+        cluster.workers[home].fault = fault  # type: ignore[assignment]  # the parameters are the literals
+        reader = await client.open("/a")
+        assert await reader.read(70_000, 1_000) == DATA[70_000:71_000]
+        assert [hop for _, _, hop in cluster.workers[second].requests] == [True]
+        await reader.close()
+
+    with_client(body, workers=3)
+
+
+def test_a_home_that_stalls_costs_its_deadline_once() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        home = home_first(cluster, client)[0]
+        cluster.workers[home].fault = "stall"
+        reader = await client.open("/a")
+        await reader.read(70_000, 1_000)
+        started = time.monotonic()
+        await reader.read(90_000, 1_000)
+        assert time.monotonic() - started < 0.2
+        await reader.close()
+
+    with_client(body, workers=2)
+
+
+def test_a_worker_that_comes_back_within_the_deadline_is_found_again() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        cluster.workers[0].fault = "overloaded"
+        reader = await client.open("/a")
+        reading = asyncio.ensure_future(reader.read(70_000, 1_000))
+        await until(lambda: len(cluster.workers[0].requests) >= 2)
+        cluster.workers[0].fault = "none"
+        assert await reading == DATA[70_000:71_000]
+        await reader.close()
+
+    with_client(body)
+
+
+def test_a_read_ends_at_its_deadline_whatever_the_workers_do() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        cluster.workers[0].fault = "stall"
+        reader = await client.open("/a")
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded):
+            await reader.read(0, 1_000)
+        assert time.monotonic() - started < 2.0
+        await reader.close()
+
+    with_client(body, change=lambda o: replace(o, read_deadline_s=0.6))
+
+
+def test_a_replaced_file_stays_stale_for_its_reader_until_a_new_lookup() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await client.open("/a")
+        await reader.read(0, 1_000)
+        cluster.master.files["a"] = b"another version"
+        with pytest.raises(StaleVersion):
+            await reader.read(2 * BLOCK, 1_000)
+        with pytest.raises(StaleVersion):
+            await reader.read(0, 1_000)
+        client.forget("/a")
+        again = await client.open("/a")
+        assert await again.read(0, 100) == b"another version"
+        await reader.close()
+        await again.close()
+
+    with_client(body)
+
+
+def test_an_open_file_goes_on_without_a_master() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await client.open("/a")
+        await reader.read(0, 1_000)
+        await cluster.stop("master")
+        assert await reader.read(2 * BLOCK, 1_000) == DATA[2 * BLOCK : 2 * BLOCK + 1_000]
+        await reader.close()
+
+    with_client(body)
+
+
+def test_a_refused_ticket_is_fetched_anew_once() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        cluster.master.ticket_ttl_s = -120.0  # beyond the leeway: workers refuse it
+        reader = await client.open("/a")
+        with pytest.raises(Exception, match="expired"):
+            await reader.read(BLOCK, 10)
+        cluster.master.ticket_ttl_s = 3600.0
+        assert await reader.read(BLOCK, 10) == DATA[BLOCK : BLOCK + 10]
+        await reader.close()
+
+    with_client(body)
+
+
+def test_a_ticket_is_renewed_in_the_background_from_half_of_its_life() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        cluster.master.ticket_ttl_s = 0.2
+        reader = await client.open("/a")
+        await reader.read(BLOCK, 10)
+        cluster.master.ticket_ttl_s = 3600.0
+
+        async def read_until_renewed() -> None:
+            offset = 0
+            while cluster.master.calls["ticket"] == 1:
+                offset = (offset + 3 * SEGMENT) % len(DATA)
+                await reader.read(offset, 10)
+
+        await asyncio.wait_for(read_until_renewed(), 3.0)
+        await reader.close()
+
+    with_client(body)
+
+
+def write_block(folder: Path, data: bytes, index: int) -> str:
+    layout = entry_of("a", data, block_size=BLOCK).layout
+    assert layout is not None
+    block_id = identity.block_id(layout.version_id, BLOCK, index)
+    (folder / block_id[:2]).mkdir(exist_ok=True)
+    (folder / block_id[:2] / f"{block_id}.blk").write_bytes(data[index * BLOCK : (index + 1) * BLOCK])
+    return block_id
+
+
+def local_cluster(
+    folder: Path, body: Callable[[FakeCluster, Client], Awaitable[None]], *, telemetry: Telemetry | None = None
+) -> None:
+    nonce = "ab" * 16
+    (folder / "nonce").write_text(nonce)
+
+    async def announced(cluster: FakeCluster, client: Client) -> None:
+        cluster.workers[0].tiers = (TierInfo(tier="MEM", capacity_bytes=1, nonce=nonce),)
+        await cluster.announce(cluster.workers[0])
+        await until(lambda: client._local.usable)
+        await body(cluster, client)
+
+    with_client(announced, change=lambda o: replace(o, short_circuit_dirs=(folder,)), telemetry=telemetry)
+
+
+def test_a_block_on_this_host_is_read_from_its_file_and_reported_to_its_worker(tmp_path: Path) -> None:
+    telemetry = quiet()
+
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        block_id = write_block(tmp_path, DATA, 1)
+        reader = await client.open("/a")
+        assert await reader.read(BLOCK + 5, 1_000) == DATA[BLOCK + 5 : BLOCK + 1_005]
+        assert cluster.workers[0].requests == []
+        assert await reader.read(BLOCK - 10, 20) == DATA[BLOCK - 10 : BLOCK + 10]
+        assert [index for index, _, _ in cluster.workers[0].requests] == [0]
+        await until(lambda: len(cluster.workers[0].touches) > 0)
+        await reader.close()
+        await until(lambda: sum(t.read_bytes for r in cluster.workers[0].touches for t in r.touches) == 1_010)
+        assert sum(t.opens for r in cluster.workers[0].touches for t in r.touches) == 1
+        assert {t.block_id for r in cluster.workers[0].touches for t in r.touches} == {block_id}
+        assert b'read_bytes_total{source="local"} 1010.0' in telemetry.metrics.render()
+
+    local_cluster(tmp_path, body, telemetry=telemetry)
+
+
+def test_an_open_block_keeps_its_bytes_after_it_was_evicted(tmp_path: Path) -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        block_id = write_block(tmp_path, DATA, 0)
+        reader = await client.open("/a")
+        assert reader.local_block(0) is not None
+        (tmp_path / block_id[:2] / f"{block_id}.blk").unlink()
+        assert await reader.read(0, 100) == DATA[:100]
+        assert cluster.workers[0].requests == []
+        await reader.close()
+        assert len(client._local.open_blocks) == 0
+
+    local_cluster(tmp_path, body)
+
+
+def test_symlinks_other_lengths_and_non_files_are_never_opened(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "tier", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        ids = [write_block(elsewhere, DATA, i) for i in range(4)]
+        names = [folder / b[:2] / f"{b}.blk" for b in ids]
+        for name in names[1:]:
+            name.parent.mkdir(exist_ok=True)
+        names[0].parent.symlink_to(elsewhere / ids[0][:2])
+        names[1].symlink_to(elsewhere / ids[1][:2] / f"{ids[1]}.blk")
+        names[2].write_bytes(b"short")
+        names[3].mkdir()
+        reader = await client.open("/a")
+        assert [reader.local_block(i) for i in range(4)] == [None] * 4
+        await reader.close()
+
+    local_cluster(folder, body)
+
+
+def test_a_directory_whose_nonce_no_worker_announced_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "nonce").write_text("cd" * 16)
+
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        write_block(tmp_path, DATA, 0)
+        reader = await client.open("/a")
+        assert reader.local_block(0) is None
+        await reader.close()
+
+    with_client(body, change=lambda o: replace(o, short_circuit_dirs=(tmp_path,)))

@@ -1,0 +1,114 @@
+"""The order in which members are asked for a block."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from forebay import errors
+from forebay.client.plan import STEPS_MAX, SUSPECT_S_MAX, Suspects, goes_on, steps
+from forebay.contracts import Member
+from forebay.contracts.records import MemberState
+
+
+def worker(name: str, state: MemberState = "live") -> Member:
+    return Member(member_id=name, role="worker", tcp=f"{name}:1", state=state)
+
+
+RANKED = [worker(n) for n in "abcdef"]
+
+
+def order(ranked: Sequence[Member] = RANKED, *, suspects: frozenset[str] = frozenset(), replicas: int = 1) -> str:
+    return "".join(
+        s.member.member_id + ("!" if s.hop else "")
+        for s in steps(ranked, replicas=replicas, suspects=suspects, remaining_s=30.0, step_s=10.0)
+    )
+
+
+def test_the_home_is_asked_first_and_the_next_in_ranking_may_not_forward() -> None:
+    assert order() == "ab!c!d!"
+
+
+def test_replicas_are_asked_before_the_rest_of_the_ranking() -> None:
+    assert order(replicas=2) == "abc!d!"
+
+
+def test_a_down_member_is_skipped_and_the_next_takes_over_without_forwarding() -> None:
+    assert order([worker("a", "down"), *RANKED[1:]]) == "b!c!d!e!"
+
+
+def test_a_suspect_is_asked_last() -> None:
+    assert order(RANKED[:3], suspects=frozenset("a")) == "b!c!a"
+
+
+def test_no_member_no_step() -> None:
+    assert order([]) == ""
+
+
+def test_never_more_than_the_named_number_of_steps() -> None:
+    assert len(steps(RANKED, replicas=1, suspects=(), remaining_s=1.0, step_s=1.0)) == STEPS_MAX
+
+
+def test_selection_chooses_among_the_replicas_only() -> None:
+    seen: list[str] = []
+
+    def pick(holders: Sequence[Member]) -> Member:
+        seen.extend(m.member_id for m in holders)
+        return holders[-1]
+
+    got = steps(RANKED, replicas=2, suspects=(), remaining_s=30.0, step_s=10.0, pick=pick)
+    assert seen == ["a", "b"]
+    assert [s.member.member_id for s in got] == ["b", "a", "c", "d"]
+
+
+def test_local_first_asks_the_worker_of_this_host_and_lets_it_forward() -> None:
+    got = steps(RANKED, replicas=1, suspects=(), remaining_s=30.0, step_s=10.0, local=frozenset("d"))
+    assert [(s.member.member_id, s.hop) for s in got[:3]] == [("d", False), ("a", False), ("b", True)]
+
+
+def test_each_step_leaves_time_for_those_after_it() -> None:
+    got = steps(RANKED[:2], replicas=1, suspects=(), remaining_s=4.0, step_s=10.0)
+    assert [s.timeout_s for s in got] == [2.0, 4.0]
+    got = steps(RANKED[:2], replicas=1, suspects=(), remaining_s=30.0, step_s=10.0)
+    assert [s.timeout_s for s in got] == [10.0, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("error", "on"),
+    [
+        (errors.PeerUnavailable("x"), True),
+        (errors.PeerMisbehaved("x"), True),
+        (errors.DeadlineExceeded("x"), True),
+        (errors.Overloaded("x"), True),
+        (errors.NotReady("x"), True),
+        (errors.UfsUnavailable("x"), True),
+        (errors.StaleVersion("x"), False),
+        (errors.NotFound("x"), False),
+        (errors.UfsDenied("x"), False),
+        (errors.PermissionDenied("x"), False),
+        (errors.RangeNotSatisfiable("x"), False),
+    ],
+)
+def test_only_what_another_member_may_better_goes_on(error: errors.ForebayError, on: bool) -> None:
+    assert goes_on(error) is on
+
+
+def test_a_member_that_fails_again_is_avoided_for_longer_up_to_a_bound() -> None:
+    suspects = Suspects()
+    suspects.failed("a", 0.0)
+    assert suspects.now(0.4) == {"a"}
+    assert suspects.now(0.5) == set()
+    suspects.failed("a", 1.0)
+    assert suspects.now(1.9) == {"a"}
+    for _ in range(20):
+        suspects.failed("a", 2.0)
+    assert suspects.now(2.0 + SUSPECT_S_MAX) == set()
+
+
+def test_an_answer_clears_the_suspicion_and_members_that_left_are_forgotten() -> None:
+    suspects = Suspects()
+    suspects.failed("a", 0.0)
+    suspects.failed("b", 0.0)
+    suspects.answered("a")
+    assert suspects.now(0.1) == {"b"}
+    suspects.forget_others({"a"})
+    assert suspects.now(0.1) == set()
