@@ -97,6 +97,7 @@ class Exchange(AbstractStreamWriter):
         self.message = parsed.message
         self.payload: StreamReader = EMPTY_PAYLOAD
         self.task: asyncio.Task[None] | None = None
+        self.has_begun = False
         self.length: int | None = None
         self.buffer_size = 0
         self.output_size = 0
@@ -105,6 +106,12 @@ class Exchange(AbstractStreamWriter):
         self._compressor: zlib._Compress | None = None
         self._reading_paused = False
         self._uncredited = 0
+
+    def cancel(self) -> None:
+        """Cancels the handler. One that has not begun sees at its beginning that the stream is closed: a task that is
+        cancelled before its first step would never reach its ``finally``."""
+        if self.has_begun and self.task is not None:
+            self.task.cancel()
 
     # -- as the request's protocol
 
@@ -257,7 +264,7 @@ class ServerConnection(Connection[ServerEngine[ParsedRequest]]):
             connection_window=limits.request_connection_window_bytes,
         )
         self.engine.start()
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.tasks: dict[asyncio.Task[None], Exchange] = {}
         self.ssl_context: ssl.SSLContext | None = None
         self.peername: Any = None
         self.sockname: Any = None
@@ -294,8 +301,7 @@ class ServerConnection(Connection[ServerEngine[ParsedRequest]]):
                 self.engine.send_head(stream, [(":status", "100")], is_end=False, is_interim=True)
         stream.owner = exchange
         exchange.task = task = self.loop.create_task(self._serve(exchange))
-        self.tasks.add(task)
-        task.add_done_callback(self._task_done)
+        self.tasks[task] = exchange
 
     def body_target(self, stream: Stream, count: int) -> memoryview | None:
         return None
@@ -331,20 +337,28 @@ class ServerConnection(Connection[ServerEngine[ParsedRequest]]):
         if exchange is None or exchange.task is None:
             return
         exchange.payload.set_exception(ConnectionResetError("the stream was closed"))
-        exchange.task.cancel()
+        exchange.cancel()
         self.wake(stream)
 
     # -- serving
 
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self.tasks.discard(task)
-        if self._is_draining and not self.tasks and self.engine.goaway_sent != WARNED:
-            self.close()
-
     async def _serve(self, exchange: Exchange) -> None:
+        task = exchange.task
+        assert task is not None
+        try:
+            if not exchange.stream.is_closed:
+                exchange.has_begun = True
+                await self._serve_request(exchange, task)
+        finally:
+            exchange.stream.owner = None
+            del self.tasks[task]
+            if self._is_draining and not self.tasks and self.engine.goaway_sent != WARNED:
+                self.close()
+
+    async def _serve_request(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
         shared, stream = self._shared, exchange.stream
         request = shared.server.request_factory(
-            exchange.message, exchange.payload, cast(Any, exchange), exchange, cast(Any, exchange.task)
+            exchange.message, exchange.payload, cast(Any, exchange), exchange, cast(Any, task)
         )
         shared.server.requests_count += 1
         try:
@@ -358,7 +372,6 @@ class ServerConnection(Connection[ServerEngine[ParsedRequest]]):
                 is_complete = stream.sent is Phase.END
                 self.engine.reset(stream, ErrorCode.NO_ERROR if is_complete else ErrorCode.INTERNAL_ERROR)
                 self.flush_soon()
-            stream.owner = None
 
     async def _respond(self, request: web.BaseRequest, scope: Scope) -> None:
         try:
@@ -398,6 +411,13 @@ class ServerConnection(Connection[ServerEngine[ParsedRequest]]):
             self.flush()
         else:
             self.close()
+
+    def cancel_all(self) -> None:
+        """The time to finish is over: streams are reset, handlers cancelled."""
+        for exchange in list(self.tasks.values()):
+            self.engine.reset(exchange.stream, ErrorCode.CANCEL)
+            exchange.cancel()
+        self.flush()
 
     def tick(self, now_s: float) -> None:
         if self._is_draining and self.engine.goaway_sent == WARNED:

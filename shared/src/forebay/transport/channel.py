@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 
-from forebay.errors import ForebayError, PeerMisbehaved, PeerUnavailable
+from forebay.errors import DeadlineExceeded, ForebayError, PeerMisbehaved, PeerUnavailable
 from forebay.transport.connection import Connection
 from forebay.transport.fields import Field, FieldEncoder, HeadDecoder, Memo
 from forebay.transport.frames import ErrorCode, ProtocolError, StreamError, code_name
@@ -29,13 +30,16 @@ class ConnectionBroken(PeerUnavailable):
 class Call:
     """A request that waits for its reply. A successful body lands in ``into`` if given, else in ``body``."""
 
-    __slots__ = ("body", "future", "head", "into", "landed", "limit", "peer")
+    __slots__ = ("body", "future", "head", "into", "landed", "limit", "peer", "until_s")
 
-    def __init__(self, peer: str, future: asyncio.Future[None], into: memoryview | None, limit: int) -> None:
+    def __init__(
+        self, peer: str, future: asyncio.Future[None], into: memoryview | None, *, limit: int, until_s: float
+    ) -> None:
         self.peer = peer
         self.future = future
         self.into = into
         self.limit = limit
+        self.until_s = until_s
         self.landed = 0
         self.head: ReplyHead | None = None
         self.body: bytes | bytearray = b""
@@ -100,6 +104,8 @@ class ClientConnection(Connection[ClientEngine]):
         self.has_settings = False
         self.calls = 0
         self._on_change = on_change
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = math.inf
 
     @property
     def is_usable(self) -> bool:
@@ -120,9 +126,10 @@ class ClientConnection(Connection[ClientEngine]):
     async def request(self, fields: Sequence[Field], body: bytes, call: Call, *, is_bodyless: bool) -> None:
         """Sends a request and returns when the reply in ``call`` is complete.
 
-        Cancelled, it resets the stream; from then on the caller's memory is not written to.
+        Cancelled or too late, it resets the stream; from then on the caller's memory is not written to.
 
         Raises:
+            DeadlineExceeded: ``call.until_s`` (loop time) has passed.
             NotBegun: refused; nothing happened.
             ConnectionBroken: the connection was lost.
             PeerUnavailable: the peer reset the stream.
@@ -132,6 +139,8 @@ class ClientConnection(Connection[ClientEngine]):
             raise NotBegun(f"the connection to {self.peer} went before the request", peer=self.peer)
         self.calls += 1
         stream = self.engine.send_request(fields, call, is_end=not body, is_bodyless=is_bodyless)
+        if self._timer is None or call.until_s < self._timer_at_s:
+            self._arm(call.until_s)
         try:
             if body:
                 await self._send(stream, body)
@@ -146,6 +155,30 @@ class ClientConnection(Connection[ClientEngine]):
             call.into = None
             if self.engine.goaway_received and not self.engine.streams:
                 self.close()
+
+    def _arm(self, at_s: float) -> None:
+        """One timer for all calls, set to the first deadline: a timer per call would cost more than its frames."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at_s = at_s
+        self._timer = self.loop.call_at(at_s, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        now_s, first_s = self.loop.time(), math.inf
+        for stream in list(self.engine.streams.values()):
+            call: Call | None = stream.owner
+            if call is None:
+                continue
+            if call.until_s > now_s:
+                first_s = min(first_s, call.until_s)
+                continue
+            call.fail(DeadlineExceeded(f"{self.peer} did not answer in time", peer=self.peer))
+            self.engine.reset(stream, ErrorCode.CANCEL)
+            self.wake(stream)
+        self.flush_soon()
+        if first_s < math.inf:
+            self._arm(first_s)
 
     async def _send(self, stream: Stream, body: bytes) -> None:
         try:
@@ -222,6 +255,8 @@ class ClientConnection(Connection[ClientEngine]):
         self._on_change(self)
 
     def on_lost(self, reason: Exception) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         for stream in list(self.engine.streams.values()):
             stream.is_closed = True
             if stream.owner is not None:

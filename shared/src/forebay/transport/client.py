@@ -24,7 +24,7 @@ from forebay.transport.connection import TICK_S
 from forebay.transport.fields import Field
 from forebay.transport.heads import ReplyHead
 from forebay.transport.limits import Limits
-from forebay.transport.observe import ClientObserver, Scope, Unobserved
+from forebay.transport.observe import ClientObserver, Unobserved
 from forebay.transport.pool import Dialer, Lane, Peer
 
 if TYPE_CHECKING:
@@ -98,11 +98,15 @@ class HttpClient:
                 `DeadlineExceeded`, `Overloaded`, `UnsupportedWireVersion`.
         """
         body = encode(request) if request is not None else b""
-        reply = await self.fetch(peer, method, path, body=body, headers=headers, deadline=deadline)
-        if not 200 <= reply.status < 300:
-            raise error_of(peer, reply)
+        fields = self._fields(peer, method, path, headers, deadline)
+        if body:
+            fields.append(_JSON)
+        call = await self._exchange(peer, fields, deadline, body=body)
+        head = _head_of(call)
+        if not 200 <= head.status < 300:
+            raise error_of(peer, head.status, call.body)
         try:
-            return decode(kind, reply.body)
+            return decode(kind, call.body)
         except InvalidRequest as error:
             raise PeerMisbehaved(f"{peer} answered no {kind.__name__}: {error.message}", peer=peer) from error
 
@@ -122,12 +126,7 @@ class HttpClient:
             PeerUnavailable, PeerMisbehaved, DeadlineExceeded, Overloaded, UnsupportedWireVersion: no answer.
         """
         fields = self._fields(peer, method, path, headers, deadline)
-        if body:
-            fields.append(_JSON)
-        lane = self._peer(peer).rpc
-        with self._scope(method, peer, path) as scope:
-            async with deadline.timeout():
-                call = await self._send(lane, method, fields, body, scope, into=None, peer=peer)
+        call = await self._exchange(peer, fields, deadline, body=body)
         head = _head_of(call)
         return Reply(head.status, head.headers, bytes(call.body))
 
@@ -146,13 +145,10 @@ class HttpClient:
             ForebayError: as `call`; `PeerMisbehaved` if the body is longer than ``buffer``.
         """
         fields = self._fields(peer, "GET", path, headers, deadline)
-        lane = self._peer(peer).data()
-        with self._scope("GET", peer, path) as scope:
-            async with deadline.timeout():
-                call = await self._send(lane, "GET", fields, b"", scope, into=buffer, peer=peer)
-            head = _head_of(call)
-            if not 200 <= head.status < 300:
-                raise error_of(peer, Reply(head.status, head.headers, bytes(call.body)))
+        call = await self._exchange(peer, fields, deadline, into=buffer)
+        head = _head_of(call)
+        if not 200 <= head.status < 300:
+            raise error_of(peer, head.status, call.body)
         return DataReply(head.status, head.headers, call.landed)
 
     async def close(self) -> None:
@@ -190,46 +186,67 @@ class HttpClient:
             fields.extend(headers.items())
         return fields
 
-    def _scope(self, method: str, peer: str, path: str) -> Scope:
-        return self._observer.request(method, peer, path) if self._observer else Unobserved()
-
-    async def _send(
+    async def _exchange(
         self,
-        lane: Lane,
-        method: str,
-        fields: list[Field],
-        body: bytes,
-        scope: Scope,
-        *,
-        into: memoryview | None,
         peer: str,
+        fields: list[Field],
+        deadline: Deadline,
+        *,
+        body: bytes = b"",
+        into: memoryview | None = None,
     ) -> Call:
-        """One request, repeated on a new connection when the peer refused it before it began."""
-        if (traceparent := scope.traceparent()) is not None:
-            fields.append(("traceparent", traceparent))
+        """One request under observation, in its lane, by its deadline."""
+        pool = self._peer(peer)
+        lane = pool.rpc if into is None else pool.data()
+        with self._observer.request(fields) if self._observer else Unobserved() as scope:
+            if (traceparent := scope.traceparent()) is not None:
+                fields.append(("traceparent", traceparent))
+            if not lane.gate.try_enter():
+                async with deadline.timeout():
+                    await lane.gate.enter()
+            try:
+                call = await self._attempt(peer, lane, fields, deadline, body=body, into=into)
+            finally:
+                lane.gate.leave()
+            head = _head_of(call)
+            scope.status = head.status
+            if head.headers.get(WIRE_HEADER, _WIRE[1]) != _WIRE[1]:
+                raise _other_wire(peer, head.headers[WIRE_HEADER])
+            return call
+
+    async def _attempt(
+        self,
+        peer: str,
+        lane: Lane,
+        fields: list[Field],
+        deadline: Deadline,
+        *,
+        body: bytes,
+        into: memoryview | None,
+    ) -> Call:
+        """Sends, and sends again on a new connection when that is safe: the peer refused before it began, or an idle
+        connection turned out to be dead under a request that changes nothing."""
+        method = fields[0][1]
         limit = self.limits.reply_bytes_max if into is None else self.limits.error_reply_bytes_max
-        await lane.gate.enter()
-        try:
-            for attempt in range(1, self.limits.attempts_max + 1):
-                connection = await lane.connected()
-                was_used = connection.calls > 0
-                call = Call(peer, connection.loop.create_future(), into, limit)
-                try:
-                    await connection.request(fields, body, call, is_bodyless=method == "HEAD")
-                except NotBegun:
-                    if attempt == self.limits.attempts_max:
-                        raise
-                except ConnectionBroken:
-                    if attempt == self.limits.attempts_max or not was_used or method not in _IDEMPOTENT:
-                        raise
-                else:
-                    head = _head_of(call)
-                    scope.status = head.status
-                    _check_wire(peer, head.headers)
-                    return call
-            raise AssertionError("unreachable: the last attempt raises")
-        finally:
-            lane.gate.leave()
+        left = self.limits.attempts_max
+        while True:
+            connection = lane.connection
+            if connection is None or not connection.is_usable:
+                async with deadline.timeout():
+                    connection = await lane.connected()
+            loop, was_used = connection.loop, connection.calls > 0
+            call = Call(peer, loop.create_future(), into, limit=limit, until_s=loop.time() + deadline.remaining_s())
+            left -= 1
+            try:
+                await connection.request(fields, body, call, is_bodyless=method == "HEAD")
+            except NotBegun:
+                if not left:
+                    raise
+            except ConnectionBroken:
+                if not left or not was_used or method not in _IDEMPOTENT:
+                    raise
+            else:
+                return call
 
     def _peer(self, name: str) -> Peer:
         if self._is_closed:
@@ -260,12 +277,12 @@ def deadline_ms(remaining_s: float) -> str:
     return str(-(-ms // unit) * unit)
 
 
-def error_of(peer: str, reply: Reply) -> ForebayError:
+def error_of(peer: str, status: int, body: bytes | bytearray) -> ForebayError:
     """The error that a reply carries, as an exception with the peer's name among its details."""
     try:
-        said = decode(ErrorReply, reply.body)
+        said = decode(ErrorReply, body)
     except InvalidRequest:
-        return PeerMisbehaved(f"{peer} answered {reply.status} without an error body", peer=peer, status=reply.status)
+        return PeerMisbehaved(f"{peer} answered {status} without an error body", peer=peer, status=status)
     kind = WIRE_ERRORS.get(said.code)
     if kind is None:
         return PeerMisbehaved(f"{peer} answered the unknown error {said.code!r}: {said.message}", peer=peer)
@@ -281,9 +298,7 @@ def _head_of(call: Call) -> ReplyHead:
     return call.head
 
 
-def _check_wire(peer: str, headers: Mapping[str, str]) -> None:
-    theirs = headers.get(WIRE_HEADER)
-    if theirs is not None and theirs != _WIRE[1]:
-        raise UnsupportedWireVersion(
-            f"{peer} speaks wire version {theirs[:16]}, we speak {WIRE_VERSION}", peer=peer, theirs=theirs[:16]
-        )
+def _other_wire(peer: str, theirs: str) -> UnsupportedWireVersion:
+    return UnsupportedWireVersion(
+        f"{peer} speaks wire version {theirs[:16]}, we speak {WIRE_VERSION}", peer=peer, theirs=theirs[:16]
+    )

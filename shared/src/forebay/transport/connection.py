@@ -8,6 +8,7 @@ the peer), large ones at once. There is no task per connection: the owner calls 
 from __future__ import annotations
 
 import asyncio
+import socket
 from abc import abstractmethod
 from typing import Any, Generic, TypeVar, cast
 
@@ -18,11 +19,23 @@ from forebay.transport.limits import Limits
 from forebay.transport.streams import Stream
 
 FLUSH_AT_ONCE_BYTES = 32 << 10
+FLUSH_AT_ONCE_FRAMES = 8
+"""So many frames do not wait for the end of the turn: the peer shall begin on the first replies of a batch while we
+work on the rest (16 RPCs under way: 1.6 times the rate of one write per turn, and of one write per frame)."""
+
 JOIN_BYTES_MAX = 16 << 10
 PING_PAYLOAD = b"forebay\x00"
 TICK_S = 1.0
 
 E = TypeVar("E", bound=Engine[Any])
+
+
+def is_same_host(peername: object) -> bool:
+    """Whether a peer's address (as asyncio names it) is a Unix socket or a loopback address."""
+    if isinstance(peername, (str, bytes)):
+        return True
+    host = peername[0] if isinstance(peername, tuple) and peername else None
+    return isinstance(host, str) and (host.startswith(("127.", "::ffff:127.")) or host == "::1")
 
 
 class Connection(asyncio.BufferedProtocol, Generic[E]):
@@ -58,6 +71,9 @@ class Connection(asyncio.BufferedProtocol, Generic[E]):
         """From the loop, or from the sniffer."""
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=self.limits.write_high_water_bytes)
+        if is_same_host(self.transport.get_extra_info("peername")):
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.limits.local_send_buffer_bytes)
         now_s = self.loop.time()
         self._heard_at_s = self._busy_at_s = now_s
         self.flush()
@@ -127,7 +143,9 @@ class Connection(asyncio.BufferedProtocol, Generic[E]):
 
     def flush_soon(self) -> None:
         """Writes the outbox at the end of this turn of the loop."""
-        if not self._flush_scheduled:
+        if len(self.engine.outbox) >= FLUSH_AT_ONCE_FRAMES:
+            self.flush()
+        elif not self._flush_scheduled:
             self._flush_scheduled = True
             self.loop.call_soon(self._flush_now)
 

@@ -91,7 +91,7 @@ class FieldEncoder:
 
     def _miss(self, field: Field) -> bytes:
         encoded = encode_field(*field)
-        if len(field[1]) <= CACHED_VALUE_BYTES_MAX and field[0] != ":path":
+        if len(field[1]) <= CACHED_VALUE_BYTES_MAX and not (field[0] == ":path" and "?" in field[1]):
             if len(self._cache) >= CACHED_FIELDS_MAX:
                 self._cache.clear()
             self._cache[field] = encoded

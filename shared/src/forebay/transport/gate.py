@@ -28,14 +28,20 @@ class Gate:
         """Those inside and those waiting."""
         return self.inside + len(self._waiters)
 
+    def try_enter(self) -> bool:
+        """Takes a place if there is one. Whoever entered calls `leave`."""
+        if self._waiters or self.inside >= self._capacity():
+            return False
+        self.inside += 1
+        return True
+
     async def enter(self) -> None:
-        """Waits for a place. Whoever entered calls `leave`.
+        """Waits for a place.
 
         Raises:
             Overloaded: too many wait already.
         """
-        if not self._waiters and self.inside < self._capacity():
-            self.inside += 1
+        if self.try_enter():
             return
         if len(self._waiters) >= self._waiters_max:
             raise Overloaded(f"{self._waiters_max} requests wait for {self._what}", limit=self._waiters_max)

@@ -15,9 +15,11 @@ from aiohttp import web
 from forebay.telemetry import parse_traceparent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractContextManager
 
     from forebay.telemetry import Span, Telemetry
+    from forebay.transport.fields import Field
 
 CLIENT_CLOSED = 499
 """Status of a request whose client went away (nginx's number; no answer was sent)."""
@@ -152,19 +154,19 @@ class ClientObserver:
             ("http.request.method", "server.address", "http.response.status_code"),
         )
 
-    def request(self, method: str, peer: str, path: str) -> Scope:
-        """The scope of one request."""
-        return _ClientScope(self, method, peer, path)
+    def request(self, fields: Sequence[Field]) -> Scope:
+        """The scope of one request, whose fields begin with method, scheme, authority and path."""
+        return _ClientScope(self, fields)
 
 
 class _ClientScope:
     __slots__ = ("_method", "_observer", "_path", "_peer", "_scope", "_span", "_started_s", "status")
 
-    def __init__(self, observer: ClientObserver, method: str, peer: str, path: str) -> None:
+    def __init__(self, observer: ClientObserver, fields: Sequence[Field]) -> None:
         self._observer = observer
-        self._method = method_label(method)
-        self._peer = peer
-        self._path = path
+        self._method = method_label(fields[0][1])
+        self._peer = fields[2][1]
+        self._path = fields[3][1]
         self._scope: AbstractContextManager[Span] | None = None
         self._span: Span | None = None
         self._started_s = 0.0

@@ -190,8 +190,8 @@ class HttpServer:
         while any(not c.closing for c in connections) and asyncio.get_running_loop().time() < deadline_s:
             await asyncio.sleep(0.005)
         tasks = [task for c in connections for task in c.tasks]
-        for task in tasks:
-            task.cancel()
+        for connection in connections:
+            connection.cancel_all()
         if tasks:
             await asyncio.wait(tasks, timeout=self._drain_timeout_s)
         for connection in connections:
