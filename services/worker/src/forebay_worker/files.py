@@ -42,13 +42,22 @@ class IoThreads:
         """Runs ``work`` on a thread; an ``OSError`` becomes ``TierFailed``. If the caller is cancelled the work still
         ends by itself."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *args, **kwargs))
+            return await self.start(work, *args, **kwargs)
         except OSError as e:
-            raise TierFailed(f"a tier directory failed: {e}", errno=errno.errorcode.get(e.errno or 0)) from e
+            raise translated(e) from e
+
+    def start(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """As ``run``, for callers that must hear of the end even if nobody waits; errors stay as they are."""
+        return asyncio.get_running_loop().run_in_executor(self._pool, partial(work, *args, **kwargs))
 
     def close(self) -> None:
         """Waits for running work; nothing new is taken."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def translated(error: OSError) -> TierFailed:
+    """What a file system said, as an error of ours."""
+    return TierFailed(f"a tier directory failed: {error}", errno=errno.errorcode.get(error.errno or 0))
 
 
 class BlockFile:

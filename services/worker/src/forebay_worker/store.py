@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from forebay.runtime import logs
 from forebay_worker.extents import Geometry
-from forebay_worker.files import BlockFile, IoThreads, OpenFiles, TierFailed
+from forebay_worker.files import BlockFile, IoThreads, OpenFiles, TierFailed, translated
 from forebay_worker.index import Block, NeedsRoom, Refused, State, StoreIndex
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.tiers import Scan, TierDirectory
@@ -30,6 +32,12 @@ class Watermarks:
 
     high: float = 0.95
     low: float = 0.90
+
+
+@dataclass(frozen=True)
+class _Leaving:
+    block: Block
+    gone: asyncio.Event
 
 
 class Store:
@@ -53,6 +61,7 @@ class Store:
         self._files = OpenFiles(files_max)
         self._watermarks = watermarks
         self._clock = clock
+        self._leaving: dict[str, _Leaving] = {}
         self._retired_until = [0.0] * len(self.tiers)
         self._log = logs.get("forebay_worker.store")
         self.on_evicted: Callable[[Block], None] = lambda block: None
@@ -102,12 +111,22 @@ class Store:
             if isinstance(outcome, NeedsRoom):
                 await self.evict(outcome.victims)
             elif isinstance(outcome, Refused):
+                if await self._has_left(block_id):
+                    continue
                 self._metrics.refused.add(1, outcome.reason)
                 return None
             else:
                 return outcome.block
         self._metrics.refused.add(1, "contended")
         return None
+
+    async def _has_left(self, block_id: str) -> bool:
+        """Waits for a block whose file is being unlinked right now: its successor must not be asked for twice."""
+        leaving = self._leaving.get(block_id)
+        if leaving is None or leaving.block.busy or leaving.block.leases:
+            return False
+        await leaving.gone.wait()
+        return True
 
     async def evict(self, victims: Iterable[Block]) -> None:
         """Lets blocks go, those that are still evictable."""
@@ -133,14 +152,20 @@ class Store:
             self.on_evicted(block)
         self.index.leave(block)
         self._files.drop(block.block_id)
+        self._leaving[block.block_id] = _Leaving(block, asyncio.Event())
 
     async def unlink(self, block: Block, *, sealed: bool) -> None:
-        """Removes a leaving block's file and gives its capacity back."""
-        try:
-            await self.threads.run(self.tiers[block.tier].remove, block.block_id, sealed=sealed)
-        except TierFailed as e:
-            self.failed(block, e)  # the file may stay; the capacity is given back all the same: the tier is retired
+        """Removes a leaving block's file; its capacity comes back when the file is gone, even if nobody waits."""
+        removing = self.threads.start(self.tiers[block.tier].remove, block.block_id, sealed=sealed)
+        removing.add_done_callback(partial(self._unlinked, block))
+        await asyncio.wait([removing])
+
+    def _unlinked(self, block: Block, removing: asyncio.Future[None]) -> None:
+        error = None if removing.cancelled() else removing.exception()
+        if isinstance(error, OSError):  # the file may stay: its capacity is given back, but the tier is out of service
+            self.failed(block, translated(error))
         self.index.left(block)
+        self._leaving.pop(block.block_id).gone.set()
 
     # -- files
 

@@ -1,0 +1,145 @@
+"""Tier directories: lock, nonce, names, what is found at start."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from forebay.errors import ConfigError
+from forebay_worker.tiers import SYNC_MIN_BYTES, TierDirectory, TierSpec, open_tier
+
+A, B, C = "aa" + "0" * 30, "ab" + "0" * 30, "ac" + "0" * 30
+SETTING = "tier_dirs"
+MOUNTS = """\
+22 1 254:0 / / rw,relatime - ext4 /dev/root rw
+23 22 0:21 / /dev/shm rw,nosuid shared:7 master:1 - tmpfs tmpfs rw,size=64k
+"""
+
+
+def opened(path: Path) -> TierDirectory:
+    return open_tier(TierSpec("SSD", path, 1 << 20), setting=SETTING)
+
+
+def put(path: Path, name: str, data: bytes = b"x") -> Path:
+    file = path / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(data)
+    return file
+
+
+def test_a_block_is_a_part_until_it_is_sealed(tmp_path: Path) -> None:
+    tier = opened(tmp_path / "t")
+    fd = tier.create_part(A, 10)
+    assert (tmp_path / f"t/aa/{A}.part").stat().st_size == 10
+    os.pwrite(fd, b"0123456789", 0)
+    tier.seal(A, fd, 10)
+    os.close(fd)
+    assert (tmp_path / f"t/aa/{A}.blk").read_bytes() == b"0123456789"
+    assert not (tmp_path / f"t/aa/{A}.part").exists()
+    fd, length = tier.open_block(A)
+    os.close(fd)
+    assert length == 10
+    tier.remove(A, sealed=True)
+    tier.remove(A, sealed=True)
+    assert not (tmp_path / f"t/aa/{A}.blk").exists()
+    tier.close()
+
+
+def test_the_nonce_is_new_at_each_start_and_the_directory_can_be_taken_again(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    assert (tmp_path / "nonce").read_text() == first.nonce
+    first.close()
+    second = opened(tmp_path)
+    assert (tmp_path / "nonce").read_text() == second.nonce
+    assert second.nonce != first.nonce
+    second.close()
+
+
+def test_a_directory_that_another_worker_holds_is_a_configuration_error(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    with pytest.raises(ConfigError, match="another running worker") as caught:
+        opened(tmp_path)
+    assert caught.value.setting == SETTING
+    assert (tmp_path / "nonce").read_text() == first.nonce
+    first.close()
+
+
+def test_a_file_in_place_of_the_directory_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "t").write_text("x")
+    with pytest.raises(ConfigError, match="no directory"):
+        opened(tmp_path / "t")
+
+
+def test_at_start_blocks_are_kept_parts_thrown_away_and_strangers_left_alone(tmp_path: Path) -> None:
+    block, part = put(tmp_path, f"aa/{A}.blk", b"block"), put(tmp_path, f"ab/{B}.part")
+    strangers = [
+        put(tmp_path, "notes.txt"),
+        put(tmp_path, f"aa/{B}.blk"),
+        put(tmp_path, f"aa/{A}.blk.bak"),
+        put(tmp_path, f"zz/{A}.blk"),
+        put(tmp_path, "aa/nonce"),
+    ]
+    (tmp_path / "ac").mkdir()
+    (tmp_path / f"ac/{C}.blk").symlink_to(block)
+    tier = opened(tmp_path)
+    tier.scan("boot-1")
+    scan = tier.scan("boot-1")
+    assert scan.torn == 0
+    assert [(found.block_id, found.length) for found in scan.blocks] == []
+    assert not part.exists()
+    assert all(stranger.exists() for stranger in strangers)
+    assert set(scan.unknown) == {"notes.txt", "zz", f"aa/{B}.blk", f"aa/{A}.blk.bak", "aa/nonce", f"ac/{C}.blk"}
+    tier.close()
+
+
+def test_small_blocks_of_another_boot_are_not_believed(tmp_path: Path) -> None:
+    tier = opened(tmp_path)
+    tier.scan("boot-1")
+    small, large = put(tmp_path, f"aa/{A}.blk"), put(tmp_path, f"ab/{B}.blk")
+    os.truncate(large, SYNC_MIN_BYTES)
+    assert len(tier.scan("boot-1").blocks) == 2
+    after = tier.scan("boot-2")
+    assert [found.block_id for found in after.blocks] == [B]
+    assert after.unsafe == 1
+    assert not small.exists()
+    tier.close()
+
+
+def test_an_empty_block_is_never_believed(tmp_path: Path) -> None:
+    tier = opened(tmp_path)
+    tier.scan("boot-1")
+    put(tmp_path, f"aa/{A}.blk", b"")
+    assert tier.scan("boot-1").unsafe == 1
+    tier.close()
+
+
+def test_a_symlink_under_a_block_name_is_not_followed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    tier = opened(tmp_path / "t")
+    (tmp_path / "t/aa").mkdir()
+    (tmp_path / f"t/aa/{A}.blk").symlink_to(secret)
+    with pytest.raises(OSError, match="symbolic"):
+        tier.open_block(A)
+    tier.close()
+
+
+def test_a_start_that_failed_leaves_no_directory_but_one_with_blocks_stays(tmp_path: Path) -> None:
+    opened(tmp_path / "new").undo()
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "old").mkdir()
+    opened(tmp_path / "old").undo()
+    assert (tmp_path / "old").exists()
+    tier = opened(tmp_path / "used")
+    os.close(tier.create_part(A, 1))
+    tier.undo()
+    assert (tmp_path / f"used/aa/{A}.part").exists()
+
+
+@pytest.mark.parametrize(("device", "in_memory"), [((0, 21), True), ((254, 0), False), ((9, 9), False)])
+def test_only_tmpfs_counts_as_memory(tmp_path: Path, device: tuple[int, int], in_memory: bool) -> None:
+    from forebay_worker.tiers import _is_tmpfs
+
+    assert _is_tmpfs(os.makedev(*device), MOUNTS) is in_memory
