@@ -2,6 +2,7 @@
 
 from forebay.client.metadata import MetadataCache
 from forebay.contracts import Entry, LookupReply
+from forebay.errors import NotFound
 
 
 def reply(name: str, *, synced_at_s: float = 100.0, valid_s: float | None = None) -> LookupReply:
@@ -44,17 +45,24 @@ def test_an_older_answer_never_replaces_a_newer_one_even_after_it_expired() -> N
 
 def test_a_missing_path_is_remembered_for_a_short_time() -> None:
     held = cache()
-    held.put_missing("/a", 0.0, synced_at_s=1.0)
+    held.put_missing("/a", NotFound("x"), 0.0, synced_at_s=1.0)
     found = held.get("/a", 0.5)
     assert found is not None
     assert found.reply is None
     assert held.get("/a", 1.0) is None
 
 
+def test_the_servers_time_shortens_that_of_a_missing_path() -> None:
+    held = cache()
+    held.put_missing("/a", NotFound("x", valid_s=0.25), 0.0, synced_at_s=1.0)
+    assert held.get("/a", 0.2) is not None
+    assert held.get("/a", 0.25) is None
+
+
 def test_an_old_not_found_does_not_hide_a_newer_answer() -> None:
     held = cache()
     held.put("/a", reply("a", synced_at_s=200.0), 0.0)
-    held.put_missing("/a", 0.0, synced_at_s=199.0)
+    held.put_missing("/a", NotFound("x"), 0.0, synced_at_s=199.0)
     found = held.get("/a", 1.0)
     assert found is not None
     assert found.reply is not None

@@ -165,7 +165,7 @@ class Client:
             return await self._lookup_master(path)
         self._looked.add(1, "hit" if held.reply is not None else "negative")
         if held.reply is None:
-            raise NotFound(f"no such path: {path}", path=path)
+            raise _missing(path, held.missing)
         return held.reply
 
     async def _lookup_master(self, path: str) -> LookupReply:
@@ -174,8 +174,8 @@ class Client:
             reply = await self._masters.call(
                 "/v1/lookup", LookupRequest(path=path), LookupReply, deadline=self._metadata_deadline()
             )
-        except NotFound:
-            self._metadata.put_missing(path, time.monotonic(), synced_at_s=asked_at_s)
+        except NotFound as e:
+            self._metadata.put_missing(path, e, time.monotonic(), synced_at_s=asked_at_s)
             raise
         return self._metadata.put(path, reply, time.monotonic())
 
@@ -288,6 +288,11 @@ class Client:
                 await self._http.call(peer, TOUCH_PATH, request, TouchReply, deadline=deadline)
             except ForebayError as e:
                 self._log.debug("a touch report was lost", member=member_id, error=str(e))
+
+
+def _missing(path: str, said: NotFound | None) -> NotFound:
+    """The master's word again; a new exception, for one that was raised carries its traceback."""
+    return NotFound(said.message, **said.details) if said is not None else NotFound(f"no such path: {path}", path=path)
 
 
 def normal(path: str) -> str:

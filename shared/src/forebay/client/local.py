@@ -52,7 +52,9 @@ class LocalBlock:
         self.read_bytes = 0
 
     def count(self, read_bytes: int) -> None:
-        """``read_bytes`` were read from ``fd``."""
+        """``read_bytes`` were read from ``fd``, or from a mapping of it that outlived ``close``."""
+        if self.fd < 0 and not self.read_bytes:
+            self._dirs.ended.append(self)
         self.read_bytes += read_bytes
         self._dirs.on_read(read_bytes)
 

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from forebay.contracts import LookupReply
+from forebay.errors import NotFound
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Held:
     reply: LookupReply | None
     synced_at_s: float
     until_s: float
+    missing: NotFound | None = None
 
 
 class MetadataCache:
@@ -54,16 +56,18 @@ class MetadataCache:
         self._store(path, Held(reply, reply.synced_at_s, now_s + ttl))
         return reply
 
-    def put_missing(self, path: str, now_s: float, *, synced_at_s: float) -> None:
-        """Remember for a short time that ``path`` is not there."""
+    def put_missing(self, path: str, error: NotFound, now_s: float, *, synced_at_s: float) -> None:
+        """Remember for a short time that ``path`` is not there, at most the ``valid_s`` among the error's details."""
         held = self._held.get(path)
         if held is None or held.synced_at_s <= synced_at_s:
-            self._store(path, Held(None, synced_at_s, now_s + self._negative_s))
+            valid_s = error.details.get("valid_s")
+            ttl = min(self._negative_s, valid_s) if isinstance(valid_s, int | float) else self._negative_s
+            self._store(path, Held(None, synced_at_s, now_s + ttl, error))
 
     def expire(self, path: str) -> None:
         """The next ``get`` misses; what was held still guards against older answers."""
         if (held := self._held.get(path)) is not None:
-            self._held[path] = Held(held.reply, held.synced_at_s, 0.0)
+            self._held[path] = Held(held.reply, held.synced_at_s, 0.0, held.missing)
 
     def _store(self, path: str, held: Held) -> None:
         self._held[path] = held
