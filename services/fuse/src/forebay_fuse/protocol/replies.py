@@ -1,0 +1,112 @@
+"""Replies to the kernel as bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from forebay_fuse.protocol import layout as l  # one letter, for it stands on every line
+
+NS = 1_000_000_000
+DIR_TYPE, FILE_TYPE = 4, 8  # DT_DIR, DT_REG
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What ``stat`` shows. ``mode`` has the file type."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+    mode: int
+    uid: int
+    gid: int
+
+
+def header(unique: int, body_bytes: int) -> bytes:
+    """The head of a good reply with ``body_bytes`` behind it."""
+    return l.OUT_HEADER.pack(l.OUT_HEADER.size + body_bytes, 0, unique)
+
+
+def ok(unique: int, body: bytes = b"") -> bytes:
+    """A good reply."""
+    return header(unique, len(body)) + body
+
+
+def error(unique: int, number: int) -> bytes:
+    """``number`` is a positive errno."""
+    return l.OUT_HEADER.pack(l.OUT_HEADER.size, -number, unique)
+
+
+def attr(a: Attributes) -> bytes:
+    """``struct fuse_attr``."""
+    # Seconds floor, so that a time before 1970 keeps its nanoseconds positive; the kernel reads them unsigned.
+    seconds, ns = divmod(a.mtime_ns, NS)
+    seconds &= (1 << 64) - 1
+    blocks = (a.size + 511) // 512
+    return l.ATTR.pack(
+        a.inode, a.size, blocks, seconds, seconds, seconds, ns, ns, ns, a.mode, 1, a.uid, a.gid, 0, 4096, 0
+    )
+
+
+def _split(seconds: float) -> tuple[int, int]:
+    whole = int(seconds)
+    return whole, int((seconds - whole) * NS)
+
+
+def entry(node_id: int, a: Attributes, *, entry_s: float, attr_s: float) -> bytes:
+    """``struct fuse_entry_out``."""
+    (es, en), (at, an) = _split(entry_s), _split(attr_s)
+    return l.ENTRY.pack(node_id, 0, es, at, en, an) + attr(a)
+
+
+def negative(entry_s: float) -> bytes:
+    """An entry of node id 0: the kernel remembers that there is no such name."""
+    es, en = _split(entry_s)
+    return l.ENTRY.pack(0, 0, es, 0, en, 0) + bytes(l.ATTR.size)
+
+
+def attr_out(a: Attributes, attr_s: float) -> bytes:
+    """``struct fuse_attr_out``."""
+    at, an = _split(attr_s)
+    return l.ATTR_OUT.pack(at, an, 0) + attr(a)
+
+
+def open_out(handle: int, flags: int) -> bytes:
+    """``struct fuse_open_out`` without a backing file."""
+    return l.OPEN_OUT.pack(handle, flags, 0)
+
+
+def dirent(inode: int, offset: int, name: bytes, kind: int) -> bytes:
+    """``struct fuse_dirent``; ``offset`` is where the next read of the directory goes on."""
+    data = l.DIRENT.pack(inode, offset, len(name), kind) + name
+    return data + bytes(-len(data) % 8)
+
+
+def statfs(*, blocks: int, block_size: int, files: int, name_max: int) -> bytes:
+    """A read-only file system: nothing is free."""
+    return l.STATFS_OUT.pack(blocks, 0, 0, files, 0, block_size, name_max, block_size, 0)
+
+
+def init(*, minor: int, max_readahead: int, flags: int, max_background: int, max_write: int, max_pages: int) -> bytes:
+    """``struct fuse_init_out``."""
+    return l.INIT_OUT.pack(
+        l.MAJOR,
+        minor,
+        max_readahead,
+        flags & 0xFFFFFFFF,
+        max_background,
+        max_background * 3 // 4,
+        max_write,
+        1,
+        max_pages,
+        0,
+        flags >> 32,
+        0,
+        0,
+    )
+
+
+def invalidate_entry(parent: int, name: bytes) -> bytes:
+    """A notification: forget the name ``name`` in ``parent``."""
+    body = l.NOTIFY_ENTRY.pack(parent, len(name), 0) + name + b"\0"
+    return l.OUT_HEADER.pack(l.OUT_HEADER.size + len(body), l.NOTIFY_INVAL_ENTRY, 0) + body

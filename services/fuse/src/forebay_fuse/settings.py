@@ -1,0 +1,55 @@
+"""The gateway's settings: where to mount, how it looks, what the kernel may keep, where blocks of this host lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+from pydantic_settings import SettingsConfigDict
+
+from forebay.runtime import ServiceSettings, Size
+
+
+class FuseSettings(ServiceSettings):
+    """``forebay-fuse``: one mount."""
+
+    model_config = SettingsConfigDict(env_prefix="FOREBAY_FUSE_")
+
+    mountpoint: Path = Field(description="directory to mount on: it exists, is empty, and nothing is mounted there")
+    root: str = Field("/", description="directory of the namespace that the mount shows")
+    uid: int = Field(0, ge=0, lt=1 << 32, description="owner of everything in the mount")
+    gid: int = Field(0, ge=0, lt=1 << 32, description="group of everything in the mount")
+    umask: str = Field("000", description="permissions taken away, octal; files are 0444 and directories 0555 before")
+    allow_other: bool = Field(True, description="other users may read as well")
+    entry_timeout: float = Field(3600.0, ge=0, description="seconds the kernel may keep a name")
+    attr_timeout: float = Field(3600.0, ge=0, description="seconds the kernel may keep attributes")
+    negative_timeout: float = Field(1.0, ge=0, description="seconds the kernel may keep that a name is not there")
+    kernel_cache: bool = Field(True, description="the page cache keeps a version's bytes from one open to the next")
+    direct_io: bool = Field(False, description="reads bypass the page cache")
+    read_ahead_kib: int = Field(
+        4096, ge=0, le=1 << 20, description="the kernel's readahead for this mount; 0 leaves it"
+    )
+    max_background: int = Field(64, ge=1, le=1024, description="reads the kernel has under way at once")
+    short_circuit: str = Field("file", description="'file' reads blocks of workers on this host in place; 'off'")
+    short_circuit_dirs: tuple[Path, ...] = Field((), description="tier directories of workers on this host; repeatable")
+    readahead: Size = Field(16 << 20, ge=0, description="bytes fetched ahead of one sequential reader")
+    readahead_budget: Size = Field(256 << 20, ge=0, description="bytes of readahead of all files together")
+    metadata_cache_entries: int = Field(100_000, ge=1, description="names kept in the gateway")
+    metadata_cache_s: float = Field(60.0, ge=0, description="seconds names are kept in the gateway")
+    read_deadline: float = Field(30.0, gt=0, description="seconds after which a read fails with ETIMEDOUT")
+    registry_timeout: float = Field(60.0, gt=0, description="seconds to wait for the registry at start")
+    busy_timeout: float = Field(10.0, ge=0, description="seconds to wait at the end for open files, then detach")
+
+    @field_validator("umask")
+    @classmethod
+    def _octal(cls, value: str) -> str:
+        if not 1 <= len(value) <= 4 or any(c not in "01234567" for c in value):
+            raise ValueError("want octal digits, as 022")
+        return value
+
+    @field_validator("short_circuit")
+    @classmethod
+    def _known_way(cls, value: str) -> str:
+        if value not in ("file", "off"):
+            raise ValueError("want file or off")
+        return value
