@@ -25,6 +25,7 @@ from forebay.client.tickets import TicketCache
 from forebay.client.tls import client_context
 from forebay.client.touches import STILL_OPEN_S, Touches
 from forebay.contracts import (
+    ClusterMap,
     Entry,
     Layout,
     ListReply,
@@ -147,6 +148,11 @@ class Client:
             await self._tasks.close()
             await self._registry.close()
             await self._http.close()
+
+    @property
+    def cluster_map(self) -> ClusterMap | None:
+        """The last good map."""
+        return self._members.map
 
     # -- names
 

@@ -20,7 +20,7 @@ import uvloop
 from forebay.client.client import Client
 from forebay.client.options import ClientOptions
 from forebay.client.reader import Reader
-from forebay.contracts import Entry, LookupReply
+from forebay.contracts import ClusterMap, Entry, LookupReply
 from forebay.errors import InvalidRequest
 from forebay.telemetry import Telemetry, quiet
 
@@ -127,6 +127,10 @@ class SyncClient:
         if self._core is not None:
             _ABANDONED.append(self._core)
             self._core = None
+
+    def cluster_map(self) -> ClusterMap | None:
+        """As ``Client.cluster_map``."""
+        return self.core().client.cluster_map
 
     def lookup(self, path: str) -> LookupReply:
         """As ``Client.lookup``."""
