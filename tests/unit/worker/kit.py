@@ -137,12 +137,13 @@ async def kit(
     passive: bool = False,
     streams_max: int = 4,
     run_extents_max: int = 1,
+    files_max: int = 100,
 ) -> AsyncIterator[Kit]:
     """A store over ``tiers`` (kind, directory, capacity), restored, and torn down with its invariants checked."""
     opened = [open_tier(TierSpec(*tier), setting="--tier-dirs") for tier in tiers]
     metrics = WorkerMetrics(Metrics())
     index = StoreIndex([(capacity, Lru()) for _, _, capacity in tiers])
-    store = Store(opened, index, IoThreads(2), metrics)
+    store = Store(opened, index, IoThreads(2), metrics, files_max=files_max)
     await store.restore(boot_id())
     queue = FillQueue(streams_max=streams_max, run_extents_max=run_extents_max)
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -465,3 +467,46 @@ def test_the_state_of_a_block_is_counted(mem: Path) -> None:
             assert parts.store.index.counts()[State.FILLING] == 1
 
     run(main())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small tmpfs")
+def test_a_full_file_system_costs_no_read(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", tmp_path / "small/t", 64 * MIB)) as parts:
+            data = content(9 * MIB)
+            asked = asked_for(parts.ufs.put("a", data))
+            assert await parts.read(asked) == data
+            await settled(parts)
+            assert parts.metrics.tier_errors.value("mem") >= 1
+            assert parts.store.index.used(0) == 0
+            assert files(tmp_path / "small/t", "part") == []
+
+    (tmp_path / "small").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(tmp_path / "small")], check=True)
+    try:
+        run(main())
+    finally:
+        subprocess.run(["umount", str(tmp_path / "small")], check=True)
+
+
+def test_files_beyond_the_bound_are_let_go_and_opened_again(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB), files_max=2) as parts:
+            data = [content(100_000, seed) for seed in range(5)]
+            asked = [asked_for(parts.ufs.put(str(seed), value)) for seed, value in enumerate(data)]
+            for _ in range(2):
+                for one, value in zip(asked, data, strict=True):
+                    assert await parts.read(one) == value
+                    await settled(parts)
+            assert len(parts.ufs.calls) == 5
+            await until(lambda: sum(link.name.endswith(".blk") for link in open_files()) <= 4)
+
+    run(main())
+
+
+def open_files() -> list[Path]:
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(link.readlink())
+    return found

@@ -15,9 +15,10 @@ import forebay_worker
 from forebay.contracts import WIRE_VERSION, ClusterMap, Member, StatusReply, TierInfo
 from forebay.contracts.tickets import KeyRing
 from forebay.discovery import Registry, master_addresses, open_registry, parse_registry_url
-from forebay.errors import ConfigError, Detail, PeerUnavailable
+from forebay.errors import Detail, PeerUnavailable
 from forebay.runtime import Deadline, Supervisor, check_exposure, logs, read_key_ring, stop_event
 from forebay.runtime.cgroup import memory_limit_bytes
+from forebay.runtime.tls import client_context, server_context
 from forebay.telemetry import Telemetry, setup
 from forebay.transport import HttpClient, HttpServer
 from forebay.transport.app import ServiceInfo, make_app
@@ -70,25 +71,6 @@ def plan_tiers(settings: WorkerSettings) -> list[TierSpec]:
     specs = resolve_tiers(texts, spaces, memory=memory_limit_bytes(), reserve=settings.heap_reserve)
     check_outside_sources(specs, AllowedRoots.parse(settings.ufs_roots))
     return specs
-
-
-def tls_contexts(settings: WorkerSettings) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
-    """TLS for the listener and for calls to others.
-
-    Raises:
-        ConfigError: a file that cannot be read as what it should be.
-    """
-    try:
-        server = client = None
-        if settings.tls_cert is not None:
-            server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=settings.tls_ca)
-            server.load_cert_chain(settings.tls_cert, settings.tls_key)
-            server.verify_mode = ssl.CERT_REQUIRED if settings.tls_ca else ssl.CERT_NONE
-            client = ssl.create_default_context(cafile=settings.tls_ca)
-            client.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as e:
-        raise ConfigError("tls_cert", f"the TLS files cannot be used: {e}") from e
-    return server, client
 
 
 @dataclass(frozen=True)
@@ -176,6 +158,9 @@ class Worker:
 
     def _observe(self) -> None:
         metrics = self.telemetry.metrics
+        metrics.observed("forebay_worker_in_flight", "Block reads being answered", lambda: self.routes.in_flight)
+        metrics.observed("forebay_worker_fills_in_flight", "Requests to fill sources", lambda: self.queue.in_flight)
+        metrics.observed("forebay_worker_fillings", "Blocks being filled or half filled", lambda: len(self.filler))
         for state in State:
             name = f"forebay_worker_blocks_{state.value}"
             metrics.observed(name, f"Blocks that are {state.value}", partial(self._count, state))
@@ -362,7 +347,8 @@ async def serve(settings: WorkerSettings) -> int:
 @asynccontextmanager
 async def running(settings: WorkerSettings, specs: Sequence[TierSpec]) -> AsyncIterator[Worker]:
     """A worker with its tasks and directories, to be ``run`` inside. What a failed start made is removed."""
-    secrets = Secrets(read_key_ring(settings), *tls_contexts(settings))
+    tls = {"cert": settings.tls_cert, "key": settings.tls_key, "ca": settings.tls_ca}
+    secrets = Secrets(read_key_ring(settings), server_context(**tls), client_context(**tls))
     tiers = open_tiers(specs)
     async with AsyncExitStack() as last:
         last.callback(_give_back, tiers)

@@ -38,6 +38,11 @@ class Abandoned(ForebayError):
     the worker."""
 
 
+def fresh(error: ForebayError) -> ForebayError:
+    """The same error without its history: a traceback holds on to frames, and they to the block's file."""
+    return type(error)(error.message, **error.details)
+
+
 class Spawner(Protocol):
     """Owns tasks; ``runtime.Supervisor`` is one."""
 
@@ -51,7 +56,8 @@ class Filling:
 
     block: Block
     source: BlockSource
-    opened: asyncio.Future[BlockFile]
+    opened: asyncio.Future[None]
+    file: BlockFile | None = None
     crcs: dict[int, int] = field(default_factory=dict)
     waiters: dict[int, set[asyncio.Future[None]]] = field(default_factory=dict)
     error: ForebayError | None = None
@@ -64,7 +70,7 @@ class Filling:
             if error is None:
                 waiter.set_result(None)
             else:
-                waiter.set_exception(error)
+                waiter.set_exception(fresh(error))
 
 
 class Filler:
@@ -122,9 +128,12 @@ class Filler:
         """The block's file, for reading what is present.
 
         Raises:
-            TierFailed: it could not be made.
+            ForebayError: it could not be made, or the block was given up.
         """
-        return await asyncio.shield(filling.opened)
+        await asyncio.shield(filling.opened)
+        if filling.file is None:
+            raise fresh(filling.error or Abandoned("the block left"))
+        return filling.file
 
     async def wait(self, filling: Filling, reader: int, extent: int) -> None:
         """Until the extent is present.
@@ -133,7 +142,7 @@ class Filler:
             ForebayError: its run failed, or the block was given up.
         """
         if filling.error is not None:
-            raise filling.error
+            raise fresh(filling.error)
         block = filling.block
         if block.state is not State.FILLING or extent in block.extents:
             return
@@ -146,11 +155,12 @@ class Filler:
             await waiter
         finally:
             filling.waiters.get(extent, set()).discard(waiter)
+            del waiter  # it holds the error, and the error's traceback this frame
 
     # -- the fill itself
 
     def _start(self, block: Block, source: BlockSource) -> None:
-        opened: asyncio.Future[BlockFile] = asyncio.get_running_loop().create_future()
+        opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         filling = self._fillings[block.block_id] = Filling(block, source, opened)
         self._queue.open(block.block_id, block.extents)
         block.busy += 1
@@ -159,8 +169,9 @@ class Filler:
     async def _open(self, filling: Filling) -> None:
         try:
             file = await self._store.create(filling.block)
-            if not filling.opened.done():
-                filling.opened.set_result(file)
+            if filling.error is None:
+                filling.file = file
+                filling.opened.set_result(None)
         except TierFailed as e:
             self._give_up(filling, e)
         finally:
@@ -173,7 +184,6 @@ class Filler:
             self._spawner.spawn("fill_run", self._run(filling, run))
 
     async def _run(self, filling: Filling, run: Run) -> None:
-        self._metrics.fills_in_flight.add(1)
         outcome = "cancelled"
         try:
             await self._fetch(filling, run)
@@ -189,7 +199,6 @@ class Filler:
             self._closed = True  # only the end of the service cancels fills: start no others
             raise
         finally:
-            self._metrics.fills_in_flight.add(-1)
             self._metrics.fill_runs.add(1, outcome)
             self._queue.ended(run)
             self._rest(filling)
@@ -234,7 +243,7 @@ class Filler:
         block = filling.block
         try:
             block.crcs = tuple(filling.crcs[extent] for extent in range(block.extents.geometry.count))
-            await self._store.seal(block, filling.opened.result())
+            await self._store.seal(block, await self.opened(filling))
             self._forget(block)
         except TierFailed as e:
             self._give_up(filling, e)
@@ -254,16 +263,15 @@ class Filler:
     def _give_up(self, filling: Filling, error: ForebayError) -> None:
         if filling.error is not None:
             return
-        filling.error = error
+        filling.error = fresh(error)
         block = filling.block
         if isinstance(error, TierFailed):
             self._store.failed(block, error)
         if not filling.opened.done():
-            filling.opened.set_exception(error)
+            filling.opened.set_exception(fresh(error))
             filling.opened.exception()  # seen: there may be no reader left to see it
         for extent in list(filling.waiters):
             filling.wake(extent, error)
-        self._forget(block)
         self._store.detach(block)
 
     def _rest(self, filling: Filling) -> None:
@@ -282,9 +290,13 @@ class Filler:
         block = filling.block
         return block.state is State.FILLING and not len(block.extents) and self._queue.is_idle(block.block_id)
 
-    def _forget(self, block: Block) -> None:
-        self._fillings.pop(block.block_id, None)
+    def _forget(self, block: Block) -> BlockFile | None:
+        filling = self._fillings.pop(block.block_id, None)
         self._queue.close(block.block_id)
+        if filling is None:
+            return None
+        file, filling.file = filling.file, None
+        return file
 
     def close(self) -> None:
         """Takes no more work; the tasks are cancelled by their owner."""
@@ -309,7 +321,7 @@ class _Sink:
     async def take(self, piece: bytes | memoryview, source: str) -> None:
         """Takes the next piece; waits while it is written."""
         if self._filling.error is not None:
-            raise self._filling.error
+            raise fresh(self._filling.error)
         geometry = self._filling.block.extents.geometry
         rest = piece if isinstance(piece, bytes) else bytes(piece)
         while rest:

@@ -85,7 +85,6 @@ class BlockRoutes:
         if self.in_flight >= self._options.reads_max:
             raise Overloaded("this worker answers as many reads as it may", limit=self._options.reads_max)
         self.in_flight += 1
-        self._metrics.in_flight.set(self.in_flight)
         try:
             asked = await self._entrance.check(
                 request.match_info["block_id"],
@@ -99,7 +98,6 @@ class BlockRoutes:
             return await self._send_body(request, self._read_of(request, asked, part))
         finally:
             self.in_flight -= 1
-            self._metrics.in_flight.set(self.in_flight)
 
     async def touch(self, request: web.Request) -> web.Response:
         """Reads that happened past this worker."""

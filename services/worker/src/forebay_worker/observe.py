@@ -36,5 +36,3 @@ class WorkerMetrics:
             "Reads that found their bytes here; local: opened by a gateway or SDK",
             ("source",),
         )
-        self.in_flight = metrics.gauge("forebay_worker_in_flight", "Block reads being answered")
-        self.fills_in_flight = metrics.gauge("forebay_worker_fills_in_flight", "Requests to fill sources in flight")

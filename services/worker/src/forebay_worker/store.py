@@ -34,10 +34,13 @@ class Watermarks:
     low: float = 0.90
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Leaving:
+    """``file`` keeps the mapping until the thread that unlinks takes it: undoing it there spares the loop."""
+
     block: Block
     gone: asyncio.Event
+    file: BlockFile | None
 
 
 class Store:
@@ -58,14 +61,14 @@ class Store:
         self.threads = threads
         self.tiers = tuple(tiers)
         self._metrics = metrics
-        self._files = OpenFiles(files_max)
+        self._files = OpenFiles(files_max, self._let_go)
         self._watermarks = watermarks
         self._clock = clock
         self._leaving: dict[str, _Leaving] = {}
         self._retired_until = [0.0] * len(self.tiers)
         self._log = logs.get("forebay_worker.store")
-        self.on_evicted: Callable[[Block], None] = lambda block: None
-        """Told of a block that was still being filled, before its file goes."""
+        self.on_evicted: Callable[[Block], BlockFile | None] = lambda block: None
+        """Told of a block that was still being filled, before its file goes; gives the file if it has it open."""
 
     # -- start
 
@@ -148,15 +151,17 @@ class Store:
 
     def detach(self, block: Block) -> None:
         """No read finds the block any more."""
-        if block.state is State.FILLING:
-            self.on_evicted(block)
+        is_filling = block.state in {State.FILLING, State.SEALING}
+        file = self.on_evicted(block) if is_filling else self._files.take(block.block_id)
         self.index.leave(block)
-        self._files.drop(block.block_id)
-        self._leaving[block.block_id] = _Leaving(block, asyncio.Event())
+        self._leaving[block.block_id] = _Leaving(block, asyncio.Event(), file)
 
     async def unlink(self, block: Block, *, sealed: bool) -> None:
         """Removes a leaving block's file; its capacity comes back when the file is gone, even if nobody waits."""
-        removing = self.threads.start(self.tiers[block.tier].remove, block.block_id, sealed=sealed)
+        leaving = self._leaving[block.block_id]
+        file, leaving.file = leaving.file, None
+        removing = self.threads.start(_remove, self.tiers[block.tier], block.block_id, sealed, file)
+        del file
         removing.add_done_callback(partial(self._unlinked, block))
         await asyncio.wait([removing])
 
@@ -228,6 +233,9 @@ class Store:
         """The tier's metric label and source name: ``mem`` or ``ssd``."""
         return self.tiers[block.tier].spec.tier.lower()
 
+    def _let_go(self, file: BlockFile) -> None:
+        self.threads.start(_drop, file)
+
     def _return_tiers(self) -> None:
         for number, until in enumerate(self._retired_until):
             if until and self._clock() >= until:
@@ -250,3 +258,12 @@ def _create(tier: TierDirectory, block_id: str, length: int) -> BlockFile:
 def _open(tier: TierDirectory, block_id: str) -> BlockFile:
     fd, length = tier.open_block(block_id)
     return BlockFile(fd, length, in_memory=tier.in_memory)
+
+
+def _remove(tier: TierDirectory, block_id: str, sealed: bool, file: BlockFile | None) -> None:
+    """``file`` comes along to be let go of here: the last user of an unlinked file waits while its pages are freed."""
+    tier.remove(block_id, sealed=sealed)
+
+
+def _drop(file: BlockFile) -> None:
+    """Lets go of a file on a thread."""
