@@ -1,0 +1,174 @@
+"""Lookups and listings: the mount table, then the store where it is good enough, then the under store.
+
+A lookup in a directory without a good listing asks for that name alone, so a new master answers at once; a listing
+brings the whole directory in first. What is answered never mixes two syncs, and "not there" is only said when the
+under store said so.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+
+from forebay.contracts import ListRequest, LookupReply, Mount, encode
+from forebay.errors import NotFound, Overloaded
+from forebay_master import freshness, listings
+from forebay_master.database import Database
+from forebay_master.entries import Origin, given_directory
+from forebay_master.listings import DirectoryName, Known
+from forebay_master.namespace import MountTable, Place, name_of, normalise, parent_of
+from forebay_master.observe import Meters, counting_errors
+from forebay_master.pages import PageRequest, build_page
+from forebay_master.paging import directory_tag, parse_token
+from forebay_master.stats import Stats
+from forebay_master.syncs import Syncs
+
+SYNC_ROUNDS_MAX = 4
+"""Syncs that one listing request waits for; more than two only if the mount is changed meanwhile."""
+
+
+@dataclass(frozen=True)
+class _Page:
+    body: bytes
+    entry_count: int
+
+
+class Catalog:
+    """Answers questions about names. ``table`` reads the mount table of now; ``clock`` is wall time."""
+
+    def __init__(
+        self,
+        table: Callable[[], MountTable],
+        database: Database,
+        syncs: Syncs,
+        stats: Stats,
+        meters: Meters,
+        *,
+        clock: Callable[[], float],
+    ) -> None:
+        self._table = table
+        self._database = database
+        self._syncs = syncs
+        self._stats = stats
+        self._meters = meters
+        self._clock = clock
+
+    async def lookup(self, path: str) -> LookupReply:
+        """Attributes and layout of a path.
+
+        Raises:
+            InvalidRequest: no normal path. NotFound: not there; ``details`` has ``synced_at_s`` and ``valid_s`` as a
+                reply would. What ``Stats.ask`` raises.
+        """
+        with counting_errors(self._meters.lookups):
+            place = self._table().place(normalise(path))
+            if place.is_given:
+                return self._given(place)
+            if place.mount is None:
+                raise self._missing(place.path, self._clock(), freshness.NAMESPACE_VALID_S)
+            return await self._lookup_below(place, place.mount)
+
+    async def list_page(self, request: ListRequest) -> bytes:
+        """A page of a directory as an encoded ``ListReply``: building and encoding 10,000 entries is no work for the
+        event loop.
+
+        Raises:
+            InvalidRequest: no normal path, or a bad page token. NotFound: no such directory. What ``Syncs.bring``
+                raises.
+        """
+        with counting_errors(self._meters.lists):
+            place = self._table().place(normalise(request.path))
+            tag = directory_tag(place.path, place.mount)
+            asked = PageRequest(place, tag, parse_token(tag, request.page_token), request.limit)
+            if place.mount is not None:
+                return await self._list_mounted(asked, place.mount)
+            if not place.is_given:
+                raise self._missing(place.path, self._clock(), freshness.NAMESPACE_VALID_S)
+            return self._list_given(asked)
+
+    def _given(self, place: Place) -> LookupReply:
+        self._meters.lookups.add(1, "namespace")
+        return LookupReply(
+            entry=given_directory(place.path),
+            mount_id=place.mount.mount_id if place.is_mount_point and place.mount else None,
+            synced_at_s=self._clock(),
+            valid_s=freshness.NAMESPACE_VALID_S,
+        )
+
+    async def _lookup_below(self, place: Place, mount: Mount) -> LookupReply:
+        asked_at_s = self._clock()
+        directory, name = parent_of(f"/{place.key}").lstrip("/"), name_of(place.key)
+        known, source = await self._know(mount, directory, name, freshness.needed_since(asked_at_s, mount.max_age_s))
+        now_s = self._clock()
+        if not known.rows:
+            valid_s = freshness.negative_valid_s(known.synced_at_s, mount.max_age_s, now_s)
+            raise self._missing(place.path, known.synced_at_s, valid_s)
+        self._meters.lookups.add(1, source)
+        return LookupReply(
+            entry=Origin.of(mount, directory).entry(known.rows[0]),
+            mount_id=mount.mount_id,
+            synced_at_s=known.synced_at_s,
+            valid_s=freshness.valid_s(known.synced_at_s, mount.max_age_s, now_s),
+        )
+
+    async def _know(self, mount: Mount, directory: str, name: str, since_s: float) -> tuple[Known, str]:
+        """The newest of what the listing and single answers say, if it is good enough; else the under store. And which
+        of the two it was."""
+        find = partial(listings.find, name=DirectoryName.of(mount, directory), entry=name)
+        listed = await self._database.read(find)
+        recalled = self._stats.recall(mount, directory, name)
+        now_s = self._clock()
+        good = [k for k in (listed, recalled) if k is not None and freshness.is_good(k.synced_at_s, since_s, now_s)]
+        if good:
+            return max(good, key=lambda known: known.synced_at_s), "store"
+        return await self._stats.ask(mount, directory, name, since_s), "ufs"
+
+    async def _list_mounted(self, asked: PageRequest, mount: Mount) -> bytes:
+        asked_at_s = self._clock()
+        since_s = freshness.needed_since(asked_at_s, mount.max_age_s)
+        if asked.cursor is not None:
+            since_s = freshness.needed_to_continue(asked_at_s, mount.max_age_s, asked.cursor.begun_with_s)
+        source = "store"
+        for _ in range(SYNC_ROUNDS_MAX):
+            page = await self._database.read(partial(self._read_page, asked=asked, mount=mount, since_s=since_s))
+            if page is not None:
+                self._count(source, page.entry_count)
+                return page.body
+            source = "ufs"
+            try:
+                await self._syncs.bring(mount, asked.place.key, since_s)
+            except NotFound:
+                if not asked.place.below:
+                    raise
+                return self._list_given(asked)
+        raise Overloaded("the directory changes hands too fast; list it again", path=asked.place.path)
+
+    def _read_page(self, db: sqlite3.Connection, asked: PageRequest, mount: Mount, since_s: float) -> _Page | None:
+        """On a database thread: the page if the listing there is good enough."""
+        begun_s = perf_counter()
+        name = DirectoryName.of(mount, asked.place.key)
+        known = listings.page(db, name, asked.after, asked.rows_wanted)
+        now_s = self._clock()
+        if known is None or not freshness.is_good(known.synced_at_s, since_s, now_s):
+            return None
+        reply = build_page(asked, known.rows, synced_at_s=known.synced_at_s, now_s=now_s)
+        page = _Page(encode(reply), len(reply.entries))
+        self._meters.page_seconds.observe(perf_counter() - begun_s)
+        return page
+
+    def _list_given(self, asked: PageRequest) -> bytes:
+        now_s = self._clock()
+        reply = build_page(asked, (), synced_at_s=now_s, now_s=now_s)
+        self._count("namespace", len(reply.entries))
+        return encode(reply)
+
+    def _count(self, source: str, entry_count: int) -> None:
+        self._meters.lists.add(1, source)
+        self._meters.entries.add(entry_count)
+
+    @staticmethod
+    def _missing(path: str, synced_at_s: float, valid_s: float) -> NotFound:
+        return NotFound("no such file or directory", path=path, synced_at_s=synced_at_s, valid_s=valid_s)

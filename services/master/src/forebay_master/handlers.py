@@ -1,0 +1,80 @@
+"""The master's routes: a checked record in, a question to one part, a record out. They decide nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from forebay.contracts import ListRequest, LookupRequest, MountRequest, TicketRequest
+from forebay.discovery.routes import parse_wait
+from forebay.errors import NotReady
+from forebay.transport.app import read_record, record_response, require_admin
+from forebay_master.catalog import Catalog
+from forebay_master.mounts import Mounts
+from forebay_master.ticketing import TicketOffice
+
+
+@dataclass(frozen=True)
+class MasterRoutes:
+    """Until ``is_open`` says that the mount table is complete every route answers ``NotReady``: a path that is not
+    mounted *yet* must not be told as not there."""
+
+    catalog: Catalog
+    mounts: Mounts
+    tickets: TicketOffice
+    is_open: Callable[[], bool]
+
+    def add_to(self, app: web.Application) -> None:
+        """Adds all routes."""
+        app.router.add_post("/v1/lookup", self.lookup)
+        app.router.add_post("/v1/list", self.list_page)
+        app.router.add_post("/v1/tickets", self.ticket)
+        app.router.add_get("/v1/mounts", self.show_mounts)
+        app.router.add_post("/v1/mounts", self.mount)
+        app.router.add_delete("/v1/mounts/{mount_id}", self.unmount)
+
+    async def lookup(self, request: web.Request) -> web.Response:
+        """``POST /v1/lookup``."""
+        asked = await read_record(request, LookupRequest)
+        self._check_open()
+        return record_response(await self.catalog.lookup(asked.path))
+
+    async def list_page(self, request: web.Request) -> web.Response:
+        """``POST /v1/list``."""
+        asked = await read_record(request, ListRequest)
+        self._check_open()
+        return web.Response(body=await self.catalog.list_page(asked), content_type="application/json")
+
+    async def ticket(self, request: web.Request) -> web.Response:
+        """``POST /v1/tickets``."""
+        asked = await read_record(request, TicketRequest)
+        self._check_open()
+        return record_response(await self.tickets.issue(asked))
+
+    async def show_mounts(self, request: web.Request) -> web.Response:
+        """``GET /v1/mounts[?after=REVISION&wait_s=SECONDS]``: with ``after`` it waits until the revision is another."""
+        after, wait_s = parse_wait(request.query.get("after"), request.query.get("wait_s"))
+        self._check_open()
+        if after is None:
+            return record_response(self.mounts.reply())
+        return record_response(await self.mounts.changed(after, wait_s))
+
+    async def mount(self, request: web.Request) -> web.Response:
+        """``POST /v1/mounts`` (admin): 201 with the new mount, or 200 if it is there already."""
+        require_admin(request)
+        asked = await read_record(request, MountRequest)
+        self._check_open()
+        mount, is_new = await self.mounts.mount(asked)
+        return record_response(mount, status=201 if is_new else 200)
+
+    async def unmount(self, request: web.Request) -> web.Response:
+        """``DELETE /v1/mounts/{mount_id}`` (admin): the mount that was removed."""
+        require_admin(request)
+        self._check_open()
+        return record_response(await self.mounts.unmount(request.match_info["mount_id"]))
+
+    def _check_open(self) -> None:
+        if not self.is_open():
+            raise NotReady("the mounts are not set up yet; try again")

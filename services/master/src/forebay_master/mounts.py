@@ -1,0 +1,251 @@
+"""The mount table as a running part: checked changes, stored before anyone sees them, and news for those who wait.
+
+Mounts that the settings give belong to the settings: a start with others changes or removes them. Mounts made by calls
+stay until a call removes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import msgspec
+
+from forebay.contracts import Mount, MountRequest, MountsReply
+from forebay.errors import Conflict, ForebayError, NotFound, NotReady, Overloaded
+from forebay.runtime import Deadline, Supervisor, logs
+from forebay.ufs import UfsUri, check_listable
+from forebay_master import records
+from forebay_master.database import Database
+from forebay_master.flights import to_the_end
+from forebay_master.namespace import MountTable, mount_id_of, normalise
+from forebay_master.records import MountOrigin
+from forebay_master.sources import Sources
+
+PROBE_S = 30.0
+"""How long a source may take to show that it is there."""
+
+WAITERS_MAX = 10_000
+"""Long polls for the mount table at one time."""
+
+LOG = logs.get(__name__)
+
+
+class Mounts:
+    """The mount table of one master. For one event loop; ``load`` first.
+
+    ``on_gone`` is told after a mount, or a generation of one, has left the table.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        sources: Sources,
+        supervisor: Supervisor,
+        cluster_id: str,
+        *,
+        on_gone: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._database = database
+        self._sources = sources
+        self._supervisor = supervisor
+        self._cluster_id = cluster_id
+        self._on_gone = on_gone
+        self._changing = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._is_closed = False
+        self._origins: dict[str, MountOrigin] = {}
+        self.table = MountTable()
+        self.revision = 0
+        self.waiting = 0
+
+    async def load(self) -> None:
+        """Takes up the stored table."""
+        stored = await self._database.read(records.load_mounts)
+        self.table, self.revision = MountTable(stored.mounts), stored.revision
+        self._origins = dict(stored.origins)
+
+    def reply(self) -> MountsReply:
+        """The table as it travels."""
+        return MountsReply(cluster_id=self._cluster_id, revision=self.revision, mounts=self.table.mounts)
+
+    async def changed(self, after: int, wait_s: float) -> MountsReply:
+        """The table as soon as its revision is not ``after``, or as it is after ``wait_s``.
+
+        Raises:
+            Overloaded: too many wait.
+        """
+        if self.waiting >= WAITERS_MAX:
+            raise Overloaded("too many wait for the mount table; try again", limit=WAITERS_MAX)
+        deadline = Deadline.after(wait_s)
+        self.waiting += 1
+        try:
+            while self.revision == after and not self._is_closed and not deadline.expired:
+                try:
+                    await asyncio.wait_for(self._news.wait(), deadline.remaining_s())
+                except TimeoutError:
+                    break
+        finally:
+            self.waiting -= 1
+        return self.reply()
+
+    async def mount(self, request: MountRequest) -> tuple[Mount, bool]:
+        """Mounts a source by a call; the mount, and whether it is new (the same request again changes nothing).
+
+        Raises:
+            InvalidRequest: no normal path, no source address, or options that this master cannot serve.
+            PermissionDenied: below no allowed root. NotFound, UfsDenied, UfsUnavailable: the source is missing, may
+                not be listed, does not answer. Conflict: the path is taken. TooLarge: the table is full.
+        """
+        wanted = canonical(request)
+        standing = self.table.at(wanted.path)
+        if standing is not None and _is_as_wanted(standing, wanted):
+            return standing, False
+        if standing is not None:
+            raise Conflict("something else is mounted there", path=wanted.path, mount_id=standing.mount_id)
+        await self.probe(wanted)
+        return await to_the_end(self._supervisor, "mount", partial(self._mount, wanted))
+
+    async def unmount(self, mount_id: str) -> Mount:
+        """Removes a mount by a call.
+
+        Raises:
+            NotFound: there is no such mount. Conflict: the settings give it; a restart would bring it back.
+        """
+        return await to_the_end(self._supervisor, "unmount", partial(self._unmount, mount_id))
+
+    async def settle(self, requests: Sequence[MountRequest]) -> None:
+        """Makes the mounts that the settings give exactly ``requests`` (each ``canonical`` and probed before).
+
+        Raises:
+            Conflict: a path that a mount made by a call has. TooLarge: too many.
+        """
+        paths = {request.path for request in requests}
+        async with self._changing:
+            for mount in self.table.mounts:
+                if self._origins[mount.mount_id] == "settings" and mount.path not in paths:
+                    LOG.info("mount_no_longer_in_settings", path=mount.path, mount_id=mount.mount_id)
+                    await self._remove(mount)
+            for request in requests:
+                await self._settle_one(request)
+
+    async def probe(self, request: MountRequest) -> None:
+        """Whether the source is allowed, there, and may be listed. Raises as ``mount`` does."""
+        uri = UfsUri.parse(request.ufs_uri)
+        async with Deadline.after(PROBE_S).timeout(), self._sources.probe(uri, request.options) as ufs:
+            await check_listable(ufs)
+
+    def knows(self, request: MountRequest) -> bool:
+        """Whether exactly this is mounted already."""
+        standing = self.table.at(request.path)
+        return standing is not None and _is_as_wanted(standing, request)
+
+    def close(self) -> None:
+        """Nobody waits any more, so that the server can drain."""
+        self._is_closed = True
+        self._tell()
+
+    def validate(self) -> None:
+        """Checks the table's invariants, and that each mount has an origin and at rest nobody waits."""
+        self.table.validate()
+        assert set(self._origins) == {mount.mount_id for mount in self.table.mounts}
+        assert self.waiting == 0
+
+    async def _mount(self, wanted: MountRequest) -> tuple[Mount, bool]:
+        async with self._changing:
+            standing = self.table.at(wanted.path)
+            if standing is not None and _is_as_wanted(standing, wanted):
+                return standing, False
+            return await self._put(wanted, "api"), True
+
+    async def _unmount(self, mount_id: str) -> Mount:
+        async with self._changing:
+            mount = next((mount for mount in self.table.mounts if mount.mount_id == mount_id), None)
+            if mount is None:
+                raise NotFound("no such mount", mount_id=mount_id)
+            if self._origins[mount_id] == "settings":
+                raise Conflict("the master's settings give this mount; change them", mount_id=mount_id)
+            await self._remove(mount)
+            return mount
+
+    async def _settle_one(self, request: MountRequest) -> None:
+        standing = self.table.at(request.path)
+        if standing is None:
+            await self._put(request, "settings")
+        elif _is_as_wanted(standing, request):
+            await self._database.write(lambda db: records.set_origin(db, standing.mount_id, "settings"), durable=True)
+            self._origins[standing.mount_id] = "settings"
+        elif self._origins[standing.mount_id] == "settings":
+            await self._put(request, "settings", instead_of=standing)
+        else:
+            raise Conflict("something else was mounted there by a call", path=request.path)
+
+    async def _put(self, request: MountRequest, origin: MountOrigin, *, instead_of: Mount | None = None) -> Mount:
+        if self._is_closed:
+            raise NotReady("the master is stopping")
+        base = self.table.without(request.path)
+        mount_id = mount_id_of(request)
+        generation = await self._database.read(lambda db: records.next_generation(db, mount_id))
+        mount = _mount(request, mount_id, generation)
+        table = base.with_mount(mount) if instead_of else self.table.with_mount(mount)
+        revision = await self._database.write(lambda db: records.put_mount(db, mount, origin), durable=True)
+        if instead_of is not None:
+            self._origins.pop(instead_of.mount_id)
+        self._origins[mount_id] = origin
+        self._publish(table, revision)
+        LOG.info("mounted", path=mount.path, source=mount.ufs_uri, mount_id=mount_id, generation=generation)
+        if instead_of is not None:
+            await self._gone(instead_of)
+        return mount
+
+    async def _remove(self, mount: Mount) -> None:
+        revision = await self._database.write(lambda db: records.remove_mount(db, mount.mount_id), durable=True)
+        self._origins.pop(mount.mount_id)
+        self._publish(self.table.without(mount.path), revision)
+        LOG.info("unmounted", path=mount.path, mount_id=mount.mount_id)
+        await self._gone(mount)
+
+    async def _gone(self, mount: Mount) -> None:
+        self._on_gone()
+        try:
+            await self._sources.retire(mount)
+        except ForebayError as e:
+            LOG.warning("source_not_closed", mount_id=mount.mount_id, code=e.code, reason=e.message)
+
+    def _publish(self, table: MountTable, revision: int) -> None:
+        self.table, self.revision = table, revision
+        self._tell()
+
+    def _tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+
+def canonical(request: MountRequest) -> MountRequest:
+    """The request with its path and source in their one spelling.
+
+    Raises:
+        InvalidRequest: no normal path, no source address, no endpoint.
+    """
+    uri = UfsUri.parse(request.ufs_uri)
+    uri.ufs_id(request.options)  # reads the endpoint
+    return msgspec.structs.replace(request, path=normalise(request.path), ufs_uri=str(uri))
+
+
+def _mount(request: MountRequest, mount_id: str, generation: int) -> Mount:
+    return Mount(
+        mount_id=mount_id,
+        generation=generation,
+        path=request.path,
+        ufs_uri=request.ufs_uri,
+        ufs_id=UfsUri.parse(request.ufs_uri).ufs_id(request.options),
+        options=request.options,
+        block_size=request.block_size,
+        replicas=request.replicas,
+        max_age_s=request.max_age_s,
+    )
+
+
+def _is_as_wanted(mount: Mount, request: MountRequest) -> bool:
+    return mount == _mount(request, mount.mount_id, mount.generation)

@@ -1,0 +1,107 @@
+"""Single names asked of under stores: lookups in directories that have no good listing. Answers are kept in memory.
+
+Both answers are kept, "there" and "not there", for as long as the mount's consistency class lets them be used, and at
+most ``kept_max`` of them. An error is never kept.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from forebay.contracts import Mount
+from forebay.errors import NotFound
+from forebay.runtime import Deadline, Supervisor
+from forebay_master.entries import Origin, Row
+from forebay_master.flights import Flights
+from forebay_master.listings import Known
+from forebay_master.observe import Meters, counting_errors
+from forebay_master.sources import Sources
+
+StatName = tuple[str, int, str, str]
+"""Mount id, generation, directory, name."""
+
+
+@dataclass(frozen=True)
+class StatLimits:
+    """Bounds of asking for single names."""
+
+    running_max: int = 64
+    """Names that are asked for at the same time."""
+    flights_max: int = 4096
+    """Names that are asked for or wait for it."""
+    stat_max_s: float = 60.0
+    """One name."""
+    kept_max: int = 32_768
+    """Answers in memory (~0.5 KiB each)."""
+
+
+class Stats:
+    """Asks for single names, each once at a time. ``clock`` is wall time."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        supervisor: Supervisor,
+        meters: Meters,
+        *,
+        clock: Callable[[], float],
+        limits: StatLimits | None = None,
+    ) -> None:
+        self._sources = sources
+        self._meters = meters
+        self._clock = clock
+        self._limits = limits or StatLimits()
+        self._flights = Flights[StatName, Known](
+            "stat", supervisor, clock=clock, running_max=self._limits.running_max, flights_max=self._limits.flights_max
+        )
+        self._kept: OrderedDict[StatName, Known] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    @property
+    def kept(self) -> int:
+        """Answers in memory."""
+        return len(self._kept)
+
+    def recall(self, mount: Mount, directory: str, name: str) -> Known | None:
+        """The last answer, however old."""
+        return self._kept.get((mount.mount_id, mount.generation, directory, name))
+
+    async def ask(self, mount: Mount, directory: str, name: str, since_s: float) -> Known:
+        """The answer of the under store from ``since_s`` or later: one row, or none if there is no such name.
+
+        Raises:
+            UfsError and its kinds, PermissionDenied, DeadlineExceeded, Overloaded.
+        """
+        stat_name = (mount.mount_id, mount.generation, directory, name)
+        return await self._flights.join(stat_name, since_s, partial(self._ask, mount, directory, name))
+
+    async def _ask(self, mount: Mount, directory: str, name: str) -> Known:
+        begun_s = self._clock()
+        with counting_errors(self._meters.stats):
+            row = await self._stat(mount, directory, name)
+        self._meters.stats.add(1, "missing" if row is None else "found")
+        known = Known(begun_s, () if row is None else (row,))
+        self._keep((mount.mount_id, mount.generation, directory, name), known)
+        return known
+
+    async def _stat(self, mount: Mount, directory: str, name: str) -> Row | None:
+        key = f"{directory}/{name}" if directory else name
+        async with Deadline.after(self._limits.stat_max_s).timeout(), self._sources.use(mount) as ufs:
+            try:
+                found = await ufs.stat(key)
+            except NotFound:
+                return None
+        row = Origin.of(mount, directory).row(found)
+        self._meters.refused_entries.add(row is None)
+        return row
+
+    def _keep(self, stat_name: StatName, known: Known) -> None:
+        self._kept[stat_name] = known
+        self._kept.move_to_end(stat_name)
+        while len(self._kept) > self._limits.kept_max:
+            self._kept.popitem(last=False)
