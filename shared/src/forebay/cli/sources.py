@@ -27,5 +27,14 @@ def root_setting(uri: UfsUri, options: SourceOptions) -> str:
 
 
 def mount_setting(path: str, uri: UfsUri, options: SourceOptions) -> str:
-    """The master's setting ``mount``."""
-    return f"{path}={uri}"
+    """The master's setting ``mount``: ``PATH=URI[,OPTION=VALUE...]``."""
+    if uri.scheme == "file":
+        return f"{path}={uri}"
+    said = {
+        "endpoint": options.endpoint,
+        "region": options.region,
+        "profile": options.profile if options.profile != "default" else None,
+        "path-style": "true" if options.path_style else None,
+        "anonymous": "true" if options.anonymous else None,
+    }
+    return f"{path}={uri}" + "".join(f",{name}={value}" for name, value in said.items() if value is not None)
