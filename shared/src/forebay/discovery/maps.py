@@ -55,8 +55,9 @@ class MapCell:
     ``EPOCHS_KEPT``, and begins with the current one's epoch; (3) at rest nobody waits.
     """
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, waiters_max: int = WAITERS_MAX) -> None:
         self._clock = clock
+        self._waiters_max = waiters_max
         self._current: ClusterMap | None = None
         self._confirmed_s = clock()
         self._news = asyncio.Event()
@@ -110,10 +111,10 @@ class MapCell:
         """The first map newer than ``after_revision``, or ``None`` after ``timeout_s``.
 
         Raises:
-            Overloaded: ``WAITERS_MAX`` wait already.
+            Overloaded: ``waiters_max`` wait already.
         """
-        if self._waiting >= WAITERS_MAX:
-            raise Overloaded("too many wait for the cluster map; try again", limit=WAITERS_MAX)
+        if self._waiting >= self._waiters_max:
+            raise Overloaded("too many wait for the cluster map; try again", limit=self._waiters_max)
         self._waiting += 1
         try:
             async with asyncio.timeout(timeout_s):

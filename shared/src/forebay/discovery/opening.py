@@ -57,7 +57,7 @@ def _host_port(text: str, default: int) -> str:
         host, port = parts.hostname, parts.port if parts.port is not None else default
     except ValueError as e:
         raise ConfigError(SETTING, f"{text!r} is no host:port") from e
-    if not host or parts.path or not 0 < port < 65536:
+    if not host or parts.path or set(text) & set("?#") or not 0 < port < 65536:
         raise ConfigError(SETTING, f"{text!r} is no host:port")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
@@ -72,6 +72,8 @@ def open_registry(
     options: RegistryOptions | None = None,
 ) -> Registry:
     """The registry that ``url`` names; ``start`` it, and ``close`` it in the end.
+
+    ``client`` carries the embedded registry's calls; for ``https://`` it must have been given its TLS context.
 
     ``keys``: the cluster's ring, needed to announce a member where the master has one (the embedded registry then
     takes announcements from holders of the cluster key only). ZooKeeper knows no keys of ours: who reaches it can

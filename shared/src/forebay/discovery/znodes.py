@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote, unquote
 
-from forebay.contracts import Member, decode, encode
+from forebay.contracts import ClusterMap, Member, decode, encode
 from forebay.discovery.leases import check_member
-from forebay.errors import ForebayError, InvalidRequest
+from forebay.errors import CallerError, ForebayError, InvalidRequest, PeerMisbehaved
 
 MEMBER_BYTES_MAX = 16 << 10
 """A member's znode: about 400 bytes with two tiers."""
@@ -107,6 +107,21 @@ def parse_member(data: bytes, member_id: str) -> Member:
         raise InvalidRequest(f"the znode of member {member_id!r} holds {member.member_id!r}")
     check_member(member)
     return member
+
+
+def parse_map(data: bytes, paths: Paths) -> ClusterMap:
+    """The map that the map znode holds.
+
+    Raises:
+        PeerMisbehaved: it is no map of ours. It is left for a person to look at, never overwritten.
+    """
+    try:
+        cluster_map = decode(ClusterMap, data)
+    except CallerError as e:
+        raise PeerMisbehaved(f"the map at {paths.map} cannot be read: {e.message}") from e
+    if cluster_map.cluster_id != paths.cluster_id:
+        raise PeerMisbehaved(f"the map at {paths.map} is of cluster {cluster_map.cluster_id!r}")
+    return cluster_map
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ ZNODE_BYTES_MAX = 1_000_000
 RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 2.0, "max_jitter": 0.4}
 
 STARTED_AFTER_S = 1.0
+REVIVE_SESSIONS = 2.0
+"""Without a connection for so many session times, a new session is begun."""
 
 LOG = logs.get(__name__)
 
@@ -118,7 +120,7 @@ class ZooKeeper:
     # -- the connection
 
     async def open(self) -> None:
-        """Begins to connect, and goes on for ever; see ``wait_connected``. Again: replaces a client that gave up."""
+        """Begins to connect, and goes on for ever; see ``wait_connected``. Again: with a new session."""
         await self.close()
         self._loop = asyncio.get_running_loop()
         self._client = KazooClient(
@@ -136,13 +138,23 @@ class ZooKeeper:
         self._connected.clear()
         await asyncio.to_thread(_stop, client)
 
-    @property
-    def gave_up(self) -> bool:
-        """Whether kazoo's thread has ended by itself (a reply it could not read, refused credentials): ``open``."""
+    async def revive(self) -> None:
+        """Begins anew where the client cannot get any further by itself: its thread ended (a reply that it could not
+        read), or it has been without a connection for so long that its session is lost for sure. The latter matters
+        after an ensemble lost its state: servers turn away a client that has seen a later change than they have."""
+        if self._client is None:
+            return
+        now_s = time.monotonic()
         # A client that was just started is CLOSED, too, until its thread runs.
-        is_started = time.monotonic() - self._opened_s > STARTED_AFTER_S
-        ended = (KeeperState.CLOSED, KeeperState.AUTH_FAILED)
-        return is_started and self._client is not None and self._client.client_state in ended
+        is_closed = self._client.client_state in (KeeperState.CLOSED, KeeperState.AUTH_FAILED)
+        has_ended = is_closed and now_s - self._opened_s > STARTED_AFTER_S
+        is_stuck = (
+            self.suspended_s is not None
+            and now_s - max(self.suspended_s, self._opened_s) > REVIVE_SESSIONS * self._session_s
+        )
+        if has_ended or is_stuck:
+            LOG.warning("zookeeper_connection_begun_anew", address=self.address, has_ended=has_ended)
+            await self.open()
 
     @property
     def is_connected(self) -> bool:

@@ -11,15 +11,15 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from forebay.contracts import ClusterMap, Member, decode, encode
+from forebay.contracts import ClusterMap, Member, encode
 from forebay.discovery.census import Census, Outcome, take
 from forebay.discovery.hub import DOWN_S
 from forebay.discovery.link import Link
 from forebay.discovery.maps import EPOCHS_KEPT, first_map
 from forebay.discovery.protocol import RegistryOptions
-from forebay.discovery.znodes import Paths, name_of, parse_member
+from forebay.discovery.znodes import Paths, name_of, parse_map, parse_member
 from forebay.discovery.zookeeper import ZooKeeper
-from forebay.errors import CallerError, Conflict, ForebayError, PeerMisbehaved
+from forebay.errors import Conflict, ForebayError
 from forebay.runtime import logs
 from forebay.telemetry import Telemetry
 
@@ -105,8 +105,7 @@ class ZooKeeperMapWriter:
         return pause_s
 
     async def _connect(self) -> None:
-        if self._zookeeper.gave_up:
-            await self._zookeeper.open()
+        await self._zookeeper.revive()
         await self._zookeeper.wait_connected()
         if self._prepared_connection == self._zookeeper.connections:
             return
@@ -177,21 +176,11 @@ class ZooKeeperMapWriter:
             self._bad.add(name)
 
     async def _read_map(self) -> tuple[ClusterMap, int | None]:
-        """The map and its version; ``None`` where there is none yet.
-
-        Raises:
-            PeerMisbehaved: what is there is no map of ours. It is left for a person to look at, never overwritten.
-        """
+        """The map and its version; ``None`` where there is none yet."""
         node = await self._zookeeper.get(self._paths.map, watch=True)
         if node is None:
             return first_map(self._cluster_id, time.time()), None
-        try:
-            cluster_map = decode(ClusterMap, node.data)
-        except CallerError as e:
-            raise PeerMisbehaved(f"the map at {self._paths.map} cannot be read: {e.message}") from e
-        if cluster_map.cluster_id != self._cluster_id:
-            raise PeerMisbehaved(f"the map at {self._paths.map} is of cluster {cluster_map.cluster_id!r}")
-        return cluster_map, node.version
+        return parse_map(node.data, self._paths), node.version
 
     async def _write(self, previous: ClusterMap, following: ClusterMap, version: int | None) -> None:
         data = encode(following)

@@ -12,15 +12,15 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from forebay.contracts import ClusterMap, Member, decode, encode
+from forebay.contracts import ClusterMap, Member, encode
 from forebay.discovery.announcing import Announcement
 from forebay.discovery.leases import refusal
 from forebay.discovery.link import Link
 from forebay.discovery.maps import MapCell
 from forebay.discovery.protocol import RegistryOptions
-from forebay.discovery.znodes import Found, Paths, Step, holder_address, member_data, next_step
+from forebay.discovery.znodes import Found, Paths, Step, holder_address, member_data, next_step, parse_map
 from forebay.discovery.zookeeper import Create, Delete, Znode, ZooKeeper
-from forebay.errors import CallerError, Conflict, DeadlineExceeded, ForebayError, PeerMisbehaved, PeerUnavailable
+from forebay.errors import CallerError, Conflict, DeadlineExceeded, ForebayError, PeerUnavailable
 from forebay.runtime import Deadline, Supervisor, logs
 from forebay.telemetry import Telemetry
 
@@ -66,6 +66,7 @@ class ZooKeeperRegistry:
         self._prepared_connection = 0
         self._map_read_s: float | None = None
         self._was_reached = asyncio.Event()
+        self._failure: ForebayError | None = None
         self._speaking = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
@@ -77,7 +78,8 @@ class ZooKeeperRegistry:
                 await self._was_reached.wait()
         except DeadlineExceeded as e:
             address = self._zookeeper.address
-            raise PeerUnavailable(f"no ZooKeeper answers at {address}", address=address) from e
+            why = self._failure.message if self._failure else "no answer yet"
+            raise PeerUnavailable(f"the ZooKeeper registry at {address} is of no use: {why}", address=address) from e
 
     async def announce(self, member: Member) -> None:
         """See ``Registry.announce``."""
@@ -144,6 +146,7 @@ class ZooKeeperRegistry:
             try:
                 pause_s = await self._round()
             except ForebayError as e:
+                self._failure = e
                 pause_s = self._link.failed(e, doing="follow")
             self._give_up_lease()
             try:
@@ -154,8 +157,7 @@ class ZooKeeperRegistry:
 
     async def _round(self) -> float:
         """Once through everything; seconds until it must be done again."""
-        if self._zookeeper.gave_up:
-            await self._zookeeper.open()
+        await self._zookeeper.revive()
         await self._zookeeper.wait_connected()
         if self._prepared_connection != self._zookeeper.connections:
             await self._prepare()
@@ -199,19 +201,16 @@ class ZooKeeperRegistry:
     async def _read_map(self) -> None:
         self._map_read_s = time.monotonic()  # before the read: a watch that fires during it counts
         try:
-            node = await self._zookeeper.get(self._paths.map, watch=True)
+            await self._take_map()
         except BaseException:
             self._map_read_s = None
             raise
+
+    async def _take_map(self) -> None:
+        node = await self._zookeeper.get(self._paths.map, watch=True)
         if node is None:
             return  # no master has written one yet
-        try:
-            cluster_map = decode(ClusterMap, node.data)
-        except CallerError as e:
-            raise PeerMisbehaved(f"the map at {self._paths.map} cannot be read: {e.message}") from e
-        if cluster_map.cluster_id != self._cluster_id:
-            raise PeerMisbehaved(f"the map at {self._paths.map} is of cluster {cluster_map.cluster_id!r}")
-        self._cell.offer(cluster_map)
+        self._cell.offer(parse_map(node.data, self._paths))
 
     # -- the announcement
 
