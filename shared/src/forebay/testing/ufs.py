@@ -62,7 +62,7 @@ class MemoryUfs:
         """See ``Ufs``."""
         if key in self.files:
             return self._describe(key)
-        if any(name.startswith(f"{key}/") for name in self.files):
+        if not key or any(name.startswith(f"{key}/") for name in self.files):
             return UfsDir(key)
         raise NotFound("no such file or directory", key=key)
 
