@@ -142,6 +142,7 @@ def _read_bounded(path: Path) -> bytes:
 
 
 def _replace(path: Path, data: bytes) -> None:
+    path.parent.mkdir(0o750, parents=True, exist_ok=True)
     new = path.with_suffix(".new")
     new.write_bytes(data)
     os.replace(new, path)

@@ -1,0 +1,70 @@
+"""Workers under a real master, read by the real client."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from forebay.client import Client
+from forebay.telemetry import quiet
+from forebay.testing import run
+from forebay.testing.cluster import Cluster, eventually
+from tests.unit.worker.kit import MIB, content
+
+pytestmark = pytest.mark.slow
+
+
+def write(folder: Path, count: int = 6) -> dict[str, bytes]:
+    folder.mkdir()
+    data = {f"shard {number}": content(5 * MIB + number, number) for number in range(count)}
+    for name, value in data.items():
+        (folder / name).write_bytes(value)
+    return data
+
+
+async def read_all(cluster: Cluster, names: list[str]) -> dict[str, bytes]:
+    found = {}
+    async with Client(cluster.client_options(short_circuit_dirs=()), quiet()) as client:
+        for name in names:
+            reader = await client.open(f"/{name}")
+            try:
+                found[name] = await reader.read(0, reader.size)
+            finally:
+                await reader.close()
+    return found
+
+
+def served(cluster: Cluster, source: str) -> float:
+    sample = f'forebay_worker_served_bytes_total{{source="{source}"}}'
+    return sum(cluster.metrics(f"worker-{number}").get(sample, 0.0) for number in range(2))
+
+
+def test_two_workers_share_the_blocks_and_the_second_epoch_asks_the_source_for_nothing(tmp_path: Path) -> None:
+    data = write(tmp_path / "data")
+    with Cluster.of_folder(tmp_path / "data", workers=2) as cluster:
+        assert run(read_all(cluster, list(data)), watchdog_s=60) == data
+        total = sum(map(len, data.values()))
+        cold = served(cluster, "ufs") + served(cluster, "mem")
+        assert cold == total
+        asked = served(cluster, "ufs")
+        eventually(lambda: sum(cluster.metrics(f"worker-{n}")["forebay_worker_blocks_sealed"] for n in range(2)) == 6)
+        assert run(read_all(cluster, list(data)), watchdog_s=60) == data
+        assert served(cluster, "ufs") == asked
+        assert served(cluster, "peer") == 0
+        for number in range(2):
+            metrics = cluster.metrics(f"worker-{number}")
+            assert metrics["forebay_worker_in_flight"] == 0
+            assert metrics["forebay_worker_fills_in_flight"] == 0
+            assert cluster.status(f"worker-{number}")["ready"] is True
+
+
+def test_a_worker_that_was_killed_is_warm_again_after_its_restart(tmp_path: Path) -> None:
+    data = write(tmp_path / "data", 3)
+    with Cluster.of_folder(tmp_path / "data", workers=1) as cluster:
+        assert run(read_all(cluster, list(data)), watchdog_s=60) == data
+        eventually(lambda: cluster.metrics("worker-0")["forebay_worker_blocks_sealed"] == 3)
+        cluster.kill("worker-0")
+        cluster.restart("worker-0")
+        assert run(read_all(cluster, list(data)), watchdog_s=60) == data
+        assert cluster.metrics("worker-0").get('forebay_worker_served_bytes_total{source="ufs"}', 0.0) == 0
