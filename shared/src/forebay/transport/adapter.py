@@ -232,6 +232,9 @@ class Exchange(AbstractStreamWriter):
         return chunk
 
     async def _send(self, chunk: bytes | bytearray | memoryview, *, is_end: bool) -> None:
+        connection = self.connection
+        while connection.is_paused and not self.stream.is_closed:
+            await connection.writable()  # even a short reply waits: a peer that does not read must not fill our memory
         if self.stream.is_closed:
             raise ConnectionResetError("the stream was closed")
         if is_end and self.length and not self._is_bodyless:
@@ -363,9 +366,10 @@ class ServerConnection(Connection[ServerEngine[ParsedRequest]]):
         shared.server.requests_count += 1
         try:
             with shared.scope(request) as scope:
-                await self._respond(request, scope)
-        except ConnectionError:
-            pass  # the client is gone, or will be: nobody is left to tell
+                try:
+                    scope.status = await self._respond(request)
+                except ConnectionError:  # the client is gone, or will be: nobody is left to tell
+                    scope.status = 0 if stream.is_closed else 500
         finally:
             request._task = None  # type: ignore[assignment]  # breaks the cycle task -> request -> task
             if not stream.is_closed:
@@ -373,7 +377,8 @@ class ServerConnection(Connection[ServerEngine[ParsedRequest]]):
                 self.engine.reset(stream, ErrorCode.NO_ERROR if is_complete else ErrorCode.INTERNAL_ERROR)
                 self.flush_soon()
 
-    async def _respond(self, request: web.BaseRequest, scope: Scope) -> None:
+    async def _respond(self, request: web.BaseRequest) -> int:
+        """Runs the handler and sends what it returns; the status sent."""
         try:
             response = await self._shared.handler(request)
         except web.HTTPException as answer:
@@ -389,9 +394,10 @@ class ServerConnection(Connection[ServerEngine[ParsedRequest]]):
         if not isinstance(response, web.StreamResponse):
             logs.get(__name__).error("handler_returned_no_response", returned=type(response).__name__)
             response = web.Response(status=500, text="500 Internal Server Error")
-        scope.status = response.status
         await response.prepare(request)
         await response.write_eof()
+        status: int = response.status
+        return status
 
     # -- draining
 

@@ -78,7 +78,6 @@ class HttpClient:
         self._data_connections = data_connections
         self._peers: dict[str, Peer] = {}
         self._ticker: asyncio.TimerHandle | None = None
-        self._is_closed = False
 
     async def call(
         self,
@@ -145,7 +144,7 @@ class HttpClient:
             ForebayError: as `call`; `PeerMisbehaved` if the body is longer than ``buffer``.
         """
         fields = self._fields(peer, "GET", path, headers, deadline)
-        call = await self._exchange(peer, fields, deadline, into=buffer)
+        call = await self._exchange(peer, fields, deadline, into=buffer if buffer.format == "B" else buffer.cast("B"))
         head = _head_of(call)
         if not 200 <= head.status < 300:
             raise error_of(peer, head.status, call.body)
@@ -153,7 +152,7 @@ class HttpClient:
 
     async def close(self) -> None:
         """Closes every connection; calls under way fail with `PeerUnavailable`."""
-        self._is_closed = True
+        self._dialer.is_closed = True
         if self._ticker is not None:
             self._ticker.cancel()
         connections = list(self._dialer.connections)
@@ -249,7 +248,7 @@ class HttpClient:
                 return call
 
     def _peer(self, name: str) -> Peer:
-        if self._is_closed:
+        if self._dialer.is_closed:
             raise PeerUnavailable("the client is closed")
         peer = self._peers.get(name)
         if peer is None:

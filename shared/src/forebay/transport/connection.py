@@ -54,7 +54,7 @@ class Connection(asyncio.BufferedProtocol, Generic[E]):
         self.closing = False
         self.lost_because: Exception | None = None
         self._idle_timeout_s = idle_timeout_s
-        self._is_paused = False
+        self.is_paused = False
         self._waiters: dict[Stream, asyncio.Future[None]] = {}
         self._drained: list[asyncio.Future[None]] = []
         self._flush_scheduled = False
@@ -113,20 +113,17 @@ class Connection(asyncio.BufferedProtocol, Generic[E]):
         if self.lost_because is None:
             self.lost_because = PeerUnavailable("the connection was closed" if exc is None else f"it broke: {exc}")
         self.on_lost(self.lost_because)
-        self._is_paused = False
+        self.is_paused = False
         self._wake_all()
 
     def pause_writing(self) -> None:
         """The write buffer is above its high-water mark."""
-        self._is_paused = True
+        self.is_paused = True
 
     def resume_writing(self) -> None:
         """It is below its low-water mark."""
-        self._is_paused = False
-        waiters, self._drained = self._drained, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self.is_paused = False
+        self._wake_drained()
 
     # -- the role's side
 
@@ -177,7 +174,7 @@ class Connection(asyncio.BufferedProtocol, Generic[E]):
         engine, position, total = self.engine, 0, len(data)
         view = data
         while True:
-            while self._is_paused and not stream.is_closed:
+            while self.is_paused and not stream.is_closed:
                 await self.writable()
             if stream.is_closed:
                 raise ConnectionResetError("the stream was closed")
@@ -198,8 +195,9 @@ class Connection(asyncio.BufferedProtocol, Generic[E]):
                 return
 
     async def writable(self) -> None:
-        """Returns when the write buffer has fallen below its low-water mark."""
-        if self._is_paused and self.transport is not None:
+        """Returns when the write buffer has fallen below its low-water mark, or when there is news of a stream: callers
+        look again."""
+        if self.is_paused and self.transport is not None:
             waiter = self.loop.create_future()
             self._drained.append(waiter)
             await waiter
@@ -227,23 +225,46 @@ class Connection(asyncio.BufferedProtocol, Generic[E]):
         self._waiters[stream] = waiter
         try:
             await waiter
+        except asyncio.CancelledError:
+            self._waiters.pop(stream, None)
+            self.wake(None)  # what it was woken for is another's now
+            raise
         finally:
-            del self._waiters[stream]
+            self._waiters.pop(stream, None)
             self._stalls.pop(stream, None)
 
     def wake(self, stream: Stream | None) -> None:
-        """``stream``, or every one, may go on sending, or has to see that it is closed."""
+        """``stream`` may go on sending, or has to see that it is closed; ``None``: the connection's window grew."""
         if stream is None:
-            self._wake_all()
-        elif (waiter := self._waiters.get(stream)) is not None and not waiter.done():
+            self._wake_sendable()
+            return
+        if (waiter := self._waiters.get(stream)) is not None and not waiter.done():
             waiter.set_result(None)
+        if stream.is_closed:
+            self._wake_drained()
+
+    def _wake_sendable(self) -> None:
+        """Wakes as many as the connection's window has bytes for: a peer that grants single bytes shall not make us run
+        every waiting stream for each of them."""
+        left = self.engine.send_window.size
+        for stream, waiter in self._waiters.items():
+            if left <= 0:
+                break
+            if not waiter.done() and (count := self.engine.sendable(stream)) > 0:
+                waiter.set_result(None)
+                left -= count
+
+    def _wake_drained(self) -> None:
+        waiters, self._drained = self._drained, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _wake_all(self) -> None:
         for waiter in self._waiters.values():
             if not waiter.done():
                 waiter.set_result(None)
-        if not self._is_paused:
-            self.resume_writing()
+        self._wake_drained()
 
     # -- the end, and time
 

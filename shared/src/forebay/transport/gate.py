@@ -50,9 +50,9 @@ class Gate:
         try:
             await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self.leave()
-            else:
+            if not waiter.cancelled():
+                self.leave()  # it was let in and cancelled in the same turn
+            elif waiter in self._waiters:
                 self._waiters.remove(waiter)
             raise
 

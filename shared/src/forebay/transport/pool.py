@@ -25,6 +25,7 @@ class Dialer:
     def __init__(self, limits: Limits, ssl_context: ssl.SSLContext | None, connect_timeout_s: float) -> None:
         self.limits = limits
         self.connections: set[ClientConnection] = set()
+        self.is_closed = False
         self._ssl = ssl_context
         self._connect_timeout_s = connect_timeout_s
         self._encoder = FieldEncoder()
@@ -67,6 +68,8 @@ class Dialer:
         except OSError as e:
             raise PeerUnavailable(f"{peer} cannot be reached: {e.strerror or e}", peer=peer) from e
         self._check_alpn(connection)
+        if self.is_closed:
+            connection.abort(PeerUnavailable("the client is closed"))
         if connection.transport is not None:
             self.connections.add(connection)
         return connection
