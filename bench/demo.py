@@ -205,7 +205,7 @@ def main() -> int:
     except KeyboardInterrupt:
         errors.print("stopped")
         return 130
-    _report(rows, right, demo, source, Console(highlight=False))
+    _report(rows, right, demo, source, Console(highlight=False, width=None if sys.stdout.isatty() else 110))
     return 0 if right else 1
 
 

@@ -75,8 +75,12 @@ def table(rows: Sequence[Row], source: Source) -> Table:
     shards = sum(f.is_shard for f in source.files)
     cut = ", the first of more" if source.cut else ""
     title = f"{source.uri}: {source.size / MB:.0f} MB, {shards} shards, {len(source.files) - shards} other files{cut}"
-    out = Table(title=title, title_justify="left")
-    heads = ("passes", "seconds", "MB/s", "images/s", "local block file", "worker memory", "through", "from the source")
+    caption = (
+        "seconds, MB/s and images/s are of the average pass. Bytes a pass by source: from block files of workers on this"
+        " host, from workers' memory, from workers that were just filling; and what workers took from the source."
+    )
+    out = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    heads = ("passes", "seconds", "MB/s", "images/s", "block file", "worker", "filling", "source")
     out.add_column("4 readers")
     for head in heads:
         out.add_column(head, justify="right")
