@@ -42,7 +42,7 @@ def prepare(mountpoint: Path) -> Path:
         ConfigError: missing, no directory, not empty, or something is mounted there already.
     """
     try:
-        os.stat(mountpoint)
+        os.statvfs(mountpoint)  # unlike stat, never answered from the kernel's cache
     except OSError as e:
         if e.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
             raise ConfigError(SETTING, f"{mountpoint}: {e.strerror}; create the directory first") from e
