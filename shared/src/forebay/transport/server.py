@@ -126,7 +126,7 @@ class HttpServer:
 
     async def _listen_uds(self, loop: asyncio.AbstractEventLoop, path: Path) -> asyncio.Server:
         try:
-            _remove_stale_socket(path)
+            _claim_socket(path)
             return await loop.create_unix_server(self._sniffer, str(path), ssl=self._ssl, backlog=1024)
         except OSError as e:
             raise ConfigError("uds", f"{path} cannot be listened on: {os.strerror(e.errno or 0)}") from e
@@ -217,11 +217,15 @@ def _address_of(listener: asyncio.Server, host: str) -> str:
     return f"{shown}:{name[1]}"
 
 
-def _remove_stale_socket(path: Path) -> None:
-    """Unlinks a socket that nobody listens on any more; anything else stays and makes the bind fail."""
+def _claim_socket(path: Path) -> None:
+    """Unlinks a socket that nobody listens on any more (uvloop would unlink a living one as well).
+
+    Raises:
+        OSError: somebody listens there, or it is no socket.
+    """
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            return
+            raise OSError(errno.EEXIST, "it exists and is no socket")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
@@ -230,5 +234,5 @@ def _remove_stale_socket(path: Path) -> None:
             probe.connect(str(path))
         except ConnectionRefusedError:
             path.unlink()
-        except OSError:
             return
+    raise OSError(errno.EADDRINUSE, "somebody listens there")
