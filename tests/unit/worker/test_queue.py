@@ -62,11 +62,23 @@ def test_blocks_take_turns() -> None:
     assert [run.block_id for run in iter(queue.next_run, None)] == ["a", "b", "a", "b"]
 
 
-def test_neighbours_that_are_wanted_go_in_one_run() -> None:
-    queue = FillQueue(streams_max=9, run_extents_max=4)
-    block(queue, "a", 9)
+def test_neighbours_go_in_one_run_when_streams_are_scarce() -> None:
+    queue = FillQueue(streams_max=1, run_extents_max=4)
+    extents = block(queue, "a", 9)
     queue.want("a", 1, [1, 2, 3, 4, 5, 7])
-    assert list(iter(queue.next_run, None)) == [Run("a", 1, 4), Run("a", 5, 1), Run("a", 7, 1)]
+    runs = []
+    while (run := queue.next_run()) is not None:
+        runs.append(run)
+        queue.validate()
+        land(queue, run, extents)
+    assert runs == [Run("a", 1, 4), Run("a", 5, 1), Run("a", 7, 1)]
+
+
+def test_a_lone_reader_uses_all_streams() -> None:
+    queue = FillQueue(streams_max=4, run_extents_max=4)
+    block(queue, "a", 8)
+    queue.want("a", 1, range(8))
+    assert list(iter(queue.next_run, None)) == [Run("a", 0, 2), Run("a", 2, 2), Run("a", 4, 2), Run("a", 6, 2)]
     queue.validate()
 
 

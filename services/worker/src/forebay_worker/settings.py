@@ -49,7 +49,9 @@ class WorkerSettings(ServiceSettings):
     high_watermark: float = Field(0.95, gt=0, le=1, description="share of a tier above which blocks are evicted")
     low_watermark: float = Field(0.90, gt=0, le=1, description="share of a tier down to which they are")
     fill_streams: int = Field(8, ge=1, le=256, description="requests to fill sources at the same time")
-    fill_request_extents: int = Field(1, ge=1, le=64, description="neighbouring extents (4 MiB) in one such request")
+    fill_request_extents: int = Field(
+        4, ge=1, le=64, description="neighbouring extents (4 MiB) in one such request at most; fewer while streams idle"
+    )
     io_threads: int = Field(4, ge=1, le=64, description="threads for file systems")
     files_max: int = Field(1024, ge=16, le=100_000, description="block files kept open")
     reads_max: int = Field(1024, ge=1, le=100_000, description="block reads answered at the same time")
