@@ -229,7 +229,7 @@ def rclone_copy(s3: S3Server, total: int) -> float:
     """MB/s of rclone copying the same objects to tmpfs."""
     with tempfile.TemporaryDirectory(prefix="forebay-bench-", dir="/dev/shm") as target:
         remote = (
-            f":s3,provider=SeaweedFS,env_auth=true,region=us-east-1,force_path-style=true,endpoint='{s3.endpoint}'"
+            f":s3,provider=SeaweedFS,env_auth=true,region=us-east-1,force_path_style=true,endpoint='{s3.endpoint}'"
             f":{BUCKET}/data"
         )
         command = [str(tool("rclone")), "copy", "--transfers", "8", "--config", "/dev/null", remote, target]

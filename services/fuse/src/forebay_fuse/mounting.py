@@ -45,7 +45,8 @@ def prepare(mountpoint: Path) -> Path:
         os.statvfs(mountpoint)  # unlike stat, never answered from the kernel's cache
     except OSError as e:
         if e.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
-            raise ConfigError(SETTING, f"{mountpoint}: {e.strerror}; create the directory first") from e
+            advice = "; create the directory first" if e.errno == errno.ENOENT else ""
+            raise ConfigError(SETTING, f"{mountpoint}: {e.strerror}{advice}") from e
         LOG.warning("stale_mount_detached", mountpoint=str(mountpoint))
         detach(mountpoint)
     resolved = mountpoint.resolve()
