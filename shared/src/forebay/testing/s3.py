@@ -19,6 +19,7 @@ from botocore.config import Config
 from botocore.handlers import add_expect_header
 
 from forebay.testing.tools import Process, free_ports, temporary_folder, tool
+from forebay.ufs import Credentials
 
 READY_TIMEOUT_S = 60.0
 GRPC_OFFSET = 10_000
@@ -28,6 +29,8 @@ REGION = "us-east-1"
 ACCESS_KEY = "forebay-test"
 SECRET_KEY = "CANARY-secret-of-the-test-server"
 """Greppable on purpose: tests look for it where it must not be."""
+READER = Credentials("forebay-reader", "CANARY-secret-of-the-reader")
+"""May read objects and list nothing."""
 
 
 class S3Server:
@@ -240,10 +243,9 @@ _IDENTITIES = {
             "credentials": [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}],
             "actions": ["Admin", "Read", "Write", "List", "Tagging"],
         },
-        # May write and read but not list: "a source that may not be listed".
         {
             "name": "reader",
-            "credentials": [{"accessKey": "forebay-reader", "secretKey": "CANARY-secret-of-the-reader"}],
+            "credentials": [{"accessKey": READER.access_key, "secretKey": READER.secret_key}],
             "actions": ["Read"],
         },
         {"name": "anonymous", "actions": ["Read:public", "List:public"]},

@@ -161,7 +161,10 @@ class S3Ufs:
         except NotFound:
             return None
         self._check_region(reply)
-        return file_of_object(key, reply["ContentLength"], reply)
+        file = file_of_object(key, reply.get("ContentLength"), reply)
+        if file is None:
+            raise UfsError("the server does not tell the object's size and ETag", key=key)
+        return file
 
     async def _has_keys_below(self, key: str) -> bool:
         reply = await self._list(self._prefix(key), key, limit=1)

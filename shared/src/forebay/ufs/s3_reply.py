@@ -174,7 +174,9 @@ def page_of_listing(reply: Mapping[str, Any], *, directory: str, prefix: str, to
 
 def _named(objects: Any, prefixes: Any, prefix: str) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
     """(name, object) and (name, ``None``) for directories; the marker of the directory itself is left out."""
-    for key, item in [*((o["Key"], o) for o in objects), *((p["Prefix"].removesuffix("/"), None) for p in prefixes)]:
+    files = ((str(item.get("Key", "")), item) for item in objects)
+    folders = ((str(item.get("Prefix", "")).removesuffix("/"), None) for item in prefixes)
+    for key, item in [*files, *folders]:
         if not key.startswith(prefix.removesuffix("/") if item is None else prefix):
             raise UfsError("the listing holds keys outside its prefix", directory=prefix)
         if item is None or key != prefix:
@@ -183,17 +185,19 @@ def _named(objects: Any, prefixes: Any, prefix: str) -> Iterator[tuple[str, Mapp
 
 def _entry(name: str, item: Mapping[str, Any] | None, directory: str) -> UfsEntry | None:
     key = f"{directory}/{name}" if directory else name
-    return UfsDir(key) if item is None else file_of_object(key, item["Size"], item)
+    return UfsDir(key) if item is None else file_of_object(key, item.get("Size"), item)
 
 
-def file_of_object(key: str, size: int, item: Mapping[str, Any]) -> UfsFile | None:
-    """The file that an object shows as; ``None`` without an ETag, for then its versions cannot be told apart.
+def file_of_object(key: str, size: object, item: Mapping[str, Any]) -> UfsFile | None:
+    """The file that an object shows as; ``None`` without an ETag, for then its versions cannot be told apart, or size.
 
     Times are cut to seconds: HEAD knows no more, and a file must not change its time with who asked.
     """
-    etag = clean_etag(item.get("ETag"))
-    modified: datetime = item["LastModified"]
-    return UfsFile(key, size, int(modified.timestamp()) * 1_000_000_000, etag) if etag else None
+    etag, modified = clean_etag(item.get("ETag")), item.get("LastModified")
+    if etag is None or not isinstance(size, int) or size < 0:
+        return None
+    seconds = int(modified.timestamp()) if isinstance(modified, datetime) else 0
+    return UfsFile(key, size, seconds * 1_000_000_000, etag)
 
 
 def _order(entry: UfsEntry) -> bytes:
