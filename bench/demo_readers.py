@@ -131,7 +131,7 @@ class Readers:
 def _receive(pipe: Connection) -> Any:
     try:
         return pipe.recv()
-    except EOFError as e:
+    except (EOFError, OSError) as e:
         raise RuntimeError("a reader process ended") from e
 
 
