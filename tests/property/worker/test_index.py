@@ -42,8 +42,10 @@ class IndexMachine(RuleBasedStateMachine):
         if isinstance(outcome, Refused) and outcome.reason == "leaving":
             assert name in self.blocks
         if isinstance(outcome, NeedsRoom):
-            (tier,) = {block.tier for block in outcome.victims}
-            freed = sum(block.charge for block in outcome.victims)
+            tier = outcome.tier
+            assert {block.tier for block in outcome.victims} <= {tier}
+            freed = sum(block.charge for block in self.blocks.values() if block.tier == tier and block.is_going)
+            freed += sum(block.charge for block in outcome.victims)
             assert all(block.is_evictable for block in outcome.victims)
             assert self.index.used(tier) - freed + charge_of(length) <= CAPACITIES[tier]
 

@@ -19,7 +19,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.queue = FillQueue(streams_max=3, run_extents_max=2)
+        self.queue = FillQueue(streams_max=3)
         self.extents: dict[str, ExtentSet] = {}
         self.runs: list[Run] = []
 
@@ -27,7 +27,7 @@ class QueueMachine(RuleBasedStateMachine):
     def open(self, name: str) -> None:
         if name not in self.extents and not any(run.block_id == name for run in self.runs):
             self.extents[name] = ExtentSet(Geometry(COUNT * 4, extent_size=4))
-            self.queue.open(name, self.extents[name])
+            self.queue.open(name, self.extents[name], run_extents_max=2)
 
     @rule(name=BLOCKS, reader=READERS, extents=st.sets(st.integers(0, COUNT - 1), min_size=1))
     def want(self, name: str, reader: int, extents: set[int]) -> None:

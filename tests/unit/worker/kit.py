@@ -85,6 +85,7 @@ class Kit:
     reads: Reads
     metrics: WorkerMetrics
     spawner: Supervisor
+    is_atomic: bool = True
 
     def source(self, asked: Asked) -> UfsSource:
         """The under store's view of a block."""
@@ -93,7 +94,7 @@ class Kit:
             return self.ufs
 
         target = asked.target
-        return UfsSource(opened, target.key, target.size, target.fingerprint, asked.offset)
+        return UfsSource(opened, target.key, target.size, target.fingerprint, asked.offset, is_atomic=self.is_atomic)
 
     async def read(
         self,
@@ -145,10 +146,10 @@ async def kit(
     index = StoreIndex([(capacity, Lru()) for _, _, capacity in tiers])
     store = Store(opened, index, IoThreads(2), metrics, files_max=files_max)
     await store.restore(boot_id())
-    queue = FillQueue(streams_max=streams_max, run_extents_max=run_extents_max)
+    queue = FillQueue(streams_max=streams_max)
     try:
         async with Supervisor() as spawner:
-            filler = Filler(store, queue, spawner, metrics)
+            filler = Filler(store, queue, spawner, metrics, run_extents_max=run_extents_max)
             reads = Reads(store, filler, metrics, passive=passive)
             parts = Kit(ufs or MemoryUfs(), store, queue, filler, reads, metrics, spawner)
             try:

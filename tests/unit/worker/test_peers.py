@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -57,7 +58,9 @@ def source(home: FakeHome, failures: list[str]) -> HomeSource:
         return ufs
 
     behind = UfsSource(opened, "a", file.size, file.fingerprint, 0)
-    return HomeSource(home, CALL, Geometry(len(DATA)), behind, lambda: failures.append("home"))
+    return HomeSource(
+        home, CALL, Geometry(len(DATA)), behind, lambda: failures.append("home"), buffers=asyncio.Semaphore(1)
+    )
 
 
 async def everything(origin: HomeSource, start: int = 0, stop: int = len(DATA)) -> bytes:

@@ -6,9 +6,9 @@ from forebay_worker.extents import ExtentSet, Geometry
 from forebay_worker.queue import FillQueue, Run
 
 
-def block(queue: FillQueue, name: str, count: int) -> ExtentSet:
+def block(queue: FillQueue, name: str, count: int, *, run_extents_max: int = 1) -> ExtentSet:
     extents = ExtentSet(Geometry(count * 4, extent_size=4))
-    queue.open(name, extents)
+    queue.open(name, extents, run_extents_max=run_extents_max)
     return extents
 
 
@@ -63,8 +63,8 @@ def test_blocks_take_turns() -> None:
 
 
 def test_neighbours_go_in_one_run_when_streams_are_scarce() -> None:
-    queue = FillQueue(streams_max=1, run_extents_max=4)
-    extents = block(queue, "a", 9)
+    queue = FillQueue(streams_max=1)
+    extents = block(queue, "a", 9, run_extents_max=4)
     queue.want("a", 1, [1, 2, 3, 4, 5, 7])
     runs = []
     while (run := queue.next_run()) is not None:
@@ -75,8 +75,8 @@ def test_neighbours_go_in_one_run_when_streams_are_scarce() -> None:
 
 
 def test_a_lone_reader_uses_all_streams() -> None:
-    queue = FillQueue(streams_max=4, run_extents_max=4)
-    block(queue, "a", 8)
+    queue = FillQueue(streams_max=4)
+    block(queue, "a", 8, run_extents_max=4)
     queue.want("a", 1, range(8))
     assert list(iter(queue.next_run, None)) == [Run("a", 0, 2), Run("a", 2, 2), Run("a", 4, 2), Run("a", 6, 2)]
     queue.validate()

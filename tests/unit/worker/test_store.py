@@ -14,6 +14,7 @@ import pytest
 from forebay.errors import NotCached, NotFound, StaleVersion, UfsUnavailable
 from forebay.testing import run
 from forebay.testing.ufs import MemoryUfs, ReadCall
+from forebay_worker.access import Asked
 from forebay_worker.index import State
 from forebay_worker.routing import ReadOptions
 from tests.unit.worker.kit import MIB, Kit, asked_for, content, kit, memory_dir
@@ -107,6 +108,20 @@ def test_the_last_block_of_a_file_is_read_at_its_offset(mem: Path) -> None:
             asked = asked_for(parts.ufs.put("a", data), 1)
             assert asked.length == 2 * MIB
             assert await parts.read(asked) == data[16 * MIB :]
+
+    run(main())
+
+
+@pytest.mark.parametrize(("is_atomic", "requests"), [(True, 2), (False, 4)])
+def test_extents_share_a_request_only_where_one_answer_is_of_one_version(
+    mem: Path, is_atomic: bool, requests: int
+) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB), streams_max=1, run_extents_max=2) as parts:
+            parts.is_atomic = is_atomic
+            data = content(16 * MIB)
+            assert await parts.read(asked_for(parts.ufs.put("a", data))) == data
+            assert len(parts.ufs.calls) == requests
 
     run(main())
 
@@ -253,6 +268,49 @@ def test_a_block_whose_length_the_under_store_denies_is_thrown_away(mem: Path) -
             assert await parts.read(asked) == data
             await settled(parts)
             assert parts.sealed() == 1
+
+    run(main())
+
+
+def test_a_wrong_claim_that_leaves_the_block_its_length_harms_no_honest_reader(mem: Path) -> None:
+    async def main() -> None:
+        ufs = MemoryUfs()
+        hold: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        async with kit(("MEM", mem, 64 * MIB), ufs=ufs) as parts:
+            data = content(18 * MIB)
+            file = ufs.put("a", data)
+            honest, liar = asked_for(file), asked_for(file, size=17 * MIB)
+            assert (honest.block_id, honest.length) == (liar.block_id, liar.length)
+            ufs.gate = lambda call: hold
+            async with asyncio.TaskGroup() as group:
+                reading = group.create_task(parts.read(honest))
+                lying = group.create_task(expect_stale(parts, liar))
+                await until(lambda: len(ufs.calls) == 5)
+                hold.set_result(None)
+            assert reading.result() == data[: 16 * MIB]
+            assert lying.result()
+
+    run(main())
+
+
+async def expect_stale(parts: Kit, asked: Asked) -> bool:
+    with pytest.raises(StaleVersion):
+        await parts.read(asked)
+    return True
+
+
+def test_many_admissions_at_once_evict_no_more_than_they_need(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 16 * MIB)) as parts:
+            for seed in range(16):
+                await parts.read(asked_for(parts.ufs.put(f"old {seed}", content(MIB, seed))))
+            await settled(parts)
+            fresh = [asked_for(parts.ufs.put(f"new {seed}", content(MIB, seed))) for seed in range(8)]
+            await asyncio.gather(*(parts.read(one) for one in fresh))
+            await settled(parts)
+            assert parts.metrics.evictions.value("mem") == 8
+            assert parts.metrics.refused.value("contended") == 0
+            assert parts.sealed() == 16
 
     run(main())
 
@@ -446,13 +504,16 @@ def test_the_second_tier_is_used_when_the_first_is_full(mem: Path, tmp_path: Pat
     run(main())
 
 
-def test_background_eviction_stops_at_the_low_watermark(mem: Path) -> None:
+def test_background_eviction_waits_for_pressure_and_stops_at_the_low_watermark(mem: Path) -> None:
     async def main() -> None:
         async with kit(("MEM", mem, 10 * MIB)) as parts:
             for seed in range(10):
                 await parts.read(asked_for(parts.ufs.put(str(seed), content(MIB, seed))))
                 await settled(parts)
+            await parts.store.evict_to_watermark()
             assert parts.store.index.used(0) == 10 * MIB
+            await parts.read(asked_for(parts.ufs.put("one more", content(MIB, 11))))
+            await settled(parts)
             await parts.store.evict_to_watermark()
             assert parts.store.index.used(0) == 9 * MIB
 

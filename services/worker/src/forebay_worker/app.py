@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -40,6 +41,7 @@ from forebay_worker.routing import Homes
 from forebay_worker.settings import (
     TIER_SETTING,
     WorkerSettings,
+    advertised,
     check_outside_sources,
     default_tier,
     parse_tier,
@@ -129,8 +131,10 @@ class Worker:
             files_max=files_within_limit(settings.files_max),
             watermarks=Watermarks(settings.high_watermark, settings.low_watermark),
         )
-        self.queue = FillQueue(streams_max=settings.fill_streams, run_extents_max=settings.fill_request_extents)
-        self.filler = Filler(self.store, self.queue, self.spawner, self.metrics)
+        self.queue = FillQueue(streams_max=settings.fill_streams)
+        self.filler = Filler(
+            self.store, self.queue, self.spawner, self.metrics, run_extents_max=settings.fill_request_extents
+        )
         self.reads = Reads(self.store, self.filler, self.metrics, passive=settings.passive_cache)
 
     def _build_app(self, tls: ssl.SSLContext | None) -> None:
@@ -190,7 +194,7 @@ class Worker:
         return Member(
             member_id=self.member_id,
             role="worker",
-            tcp=self.server.address,
+            tcp=advertised(settings.advertise, self.server.address, socket.gethostname()),
             uds=str(settings.uds) if settings.uds else None,
             capacity_weight=weight,
             serving_weight=serving_weight(self.routes.in_flight),

@@ -17,7 +17,7 @@ import google_crc32c
 
 from forebay.errors import ForebayError, InternalError, NotFound, StaleVersion
 from forebay.runtime import logs
-from forebay_worker.extents import Geometry
+from forebay_worker.access import Asked
 from forebay_worker.files import BlockFile, TierFailed
 from forebay_worker.index import Block, State
 from forebay_worker.observe import WorkerMetrics
@@ -55,6 +55,7 @@ class Filling:
     """A block that is not complete yet. ``crcs`` are CRC32C sums by extent; ``error`` is set once it is given up."""
 
     block: Block
+    file_size: int
     source: BlockSource
     opened: asyncio.Future[None]
     file: BlockFile | None = None
@@ -74,9 +75,18 @@ class Filling:
 
 
 class Filler:
-    """All fills of one worker."""
+    """All fills of one worker. ``run_extents_max`` holds for atomic sources; others are read extent by extent."""
 
-    def __init__(self, store: Store, queue: FillQueue, spawner: Spawner, metrics: WorkerMetrics) -> None:
+    def __init__(
+        self,
+        store: Store,
+        queue: FillQueue,
+        spawner: Spawner,
+        metrics: WorkerMetrics,
+        *,
+        run_extents_max: int = 1,
+    ) -> None:
+        self._run_extents_max = run_extents_max
         self._store = store
         self._queue = queue
         self._spawner = spawner
@@ -89,21 +99,30 @@ class Filler:
 
     # -- for readers
 
-    async def admit(self, block_id: str, geometry: Geometry, source: BlockSource) -> Block | None:
-        """The block, being filled or complete; ``None`` if it cannot be kept. ``source`` is used from now on: a newer
+    async def admit(self, asked: Asked, source: BlockSource) -> Block | None:
+        """The block, being filled or complete; ``None`` if it cannot be kept, or is being filled by another claim
+        about the file's size (the under store judges each by itself). ``source`` is used from now on: a newer
         reader's rights live longer."""
-        block = await self._store.admit(block_id, geometry)
-        if block is not None and block.state is State.FILLING:
-            filling = self._fillings.get(block_id)
-            if filling is None:
-                self._start(block, source)
-            else:
-                filling.source = source
+        block = await self._store.admit(asked.block_id, asked.geometry)
+        if block is None or block.state is not State.FILLING:
+            return block
+        filling = self._fillings.get(asked.block_id)
+        if filling is None:
+            self._start(block, asked.target.size, source)
+        elif filling.file_size != asked.target.size:
+            return None
+        else:
+            filling.source = source
         return block
 
     def get(self, block: Block) -> Filling | None:
         """How a block is being filled; ``None`` once it is sealed or given up."""
-        return self._fillings.get(block.block_id)
+        filling = self._fillings.get(block.block_id)
+        return filling if filling is not None and filling.block is block else None
+
+    def unreadable(self, filling: Filling, error: TierFailed) -> None:
+        """What was written cannot be read back: the block is given up."""
+        self._give_up(filling, error)
 
     def complete(self, filling: Filling) -> None:
         """Fills the rest of the block in the background."""
@@ -159,10 +178,11 @@ class Filler:
 
     # -- the fill itself
 
-    def _start(self, block: Block, source: BlockSource) -> None:
+    def _start(self, block: Block, file_size: int, source: BlockSource) -> None:
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        filling = self._fillings[block.block_id] = Filling(block, source, opened)
-        self._queue.open(block.block_id, block.extents)
+        filling = self._fillings[block.block_id] = Filling(block, file_size, source, opened)
+        count = self._run_extents_max if source.is_atomic else 1
+        self._queue.open(block.block_id, block.extents, run_extents_max=count)
         block.busy += 1
         self._spawner.spawn("open_block", self._open(filling))
 

@@ -88,6 +88,11 @@ class Block:
         """Whether nobody fills, awaits, seals or reads it."""
         return self.leases == 0 and self.busy == 0 and self.state in {State.FILLING, State.SEALED}
 
+    @property
+    def is_going(self) -> bool:
+        """Whether it is leaving and nothing holds it up."""
+        return self.state is State.LEAVING and self.leases == 0 and self.busy == 0
+
 
 @dataclass(frozen=True)
 class Reserved:
@@ -98,8 +103,10 @@ class Reserved:
 
 @dataclass(frozen=True)
 class NeedsRoom:
-    """These must leave first (they are not yet marked); then ask again."""
+    """These must leave first (they are not yet marked); then ask again. None of them: what is leaving this tier
+    already will be enough."""
 
+    tier: int
     victims: tuple[Block, ...]
 
 
@@ -128,11 +135,13 @@ class StoreIndex:
     4. A tier's policy knows exactly its blocks that are not LEAVING.
     5. Leases and busy counts are not negative; an unlinked block is LEAVING.
     6. An unlinked block without leases is gone.
+    7. The blocks known to be leaving are those that are LEAVING.
     """
 
     def __init__(self, tiers: Sequence[tuple[int, Policy]]) -> None:
         self._tiers = [_Tier(capacity, policy) for capacity, policy in tiers]
         self._blocks: dict[str, Block] = {}
+        self._leaving: set[Block] = set()
 
     # -- reading
 
@@ -178,10 +187,15 @@ class StoreIndex:
                 return Reserved(self._add(block_id, number, ExtentSet(geometry), State.FILLING))
         for number, tier in enumerate(self._tiers):
             if tier.in_service and charge <= tier.capacity and tier.policy.admits(block_id):
-                victims = self.victims(number, charge - (tier.capacity - tier.used))
-                if victims:
-                    return NeedsRoom(victims)
+                need = charge - (tier.capacity - tier.used) - self._leaving_bytes(number)
+                victims = self.victims(number, need)
+                if victims or need <= 0:
+                    return NeedsRoom(number, victims)
         return Refused("full")
+
+    def _leaving_bytes(self, tier: int) -> int:
+        """What comes back without anybody's doing: leaving blocks that nobody reads any more."""
+        return sum(block.charge for block in self._leaving if block.tier == tier and block.is_going)
 
     def victims(self, tier: int, need_bytes: int) -> tuple[Block, ...]:
         """Evictable blocks of one tier, in the policy's order, that together free ``need_bytes``; none if all of them
@@ -234,6 +248,7 @@ class StoreIndex:
     def leave(self, block: Block) -> None:
         """Evicted, failed or freed: no read finds it any more; its bytes count until ``left``."""
         self._move(block, Event.LEAVE)
+        self._leaving.add(block)
         self._tiers[block.tier].policy.removed(block.block_id)
 
     def left(self, block: Block) -> None:
@@ -280,6 +295,7 @@ class StoreIndex:
     def _drop_if_gone(self, block: Block) -> None:
         if block.unlinked and block.leases == 0:
             del self._blocks[block.block_id]
+            self._leaving.discard(block)
             self._tiers[block.tier].used -= block.charge
 
     def __iter__(self) -> Iterator[Block]:
@@ -302,6 +318,7 @@ class StoreIndex:
             _check(block.leases >= 0 and block.busy >= 0, 5, block.block_id)
             _check(not block.unlinked or block.state is State.LEAVING, 5, block.block_id)
             _check(not (block.unlinked and block.leases == 0), 6, block.block_id)
+        _check(self._leaving == {b for b in self._blocks.values() if b.state is State.LEAVING}, 7, len(self._leaving))
 
 
 def _check(holds: bool, number: int, what: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,6 +28,9 @@ from forebay_worker.sources import UfsSource, closing
 
 PEER_TIMEOUT_S = 10.0
 """One extent from the home; then the under store is asked instead."""
+
+BUFFERS_MAX = 32
+"""Extents from homes that one worker holds in memory at the same time (4 MiB each)."""
 
 
 class BlockReply(Protocol):
@@ -61,7 +65,8 @@ class HomeCall:
 
 
 class HomeSource:
-    """A block's home, and behind it the under store. ``on_failure`` hears that the home failed."""
+    """A block's home, and behind it the under store. ``on_failure`` hears that the home failed; ``buffers`` bounds
+    what all such sources hold."""
 
     def __init__(
         self,
@@ -70,12 +75,15 @@ class HomeSource:
         geometry: Geometry,
         behind: UfsSource,
         on_failure: Callable[[], None],
+        *,
+        buffers: asyncio.Semaphore,
     ) -> None:
         self._client = client
         self._call = call
         self._geometry = geometry
         self._behind = behind
         self._on_failure = on_failure
+        self._buffers = buffers
         self._has_failed = False
 
     @property
@@ -83,18 +91,24 @@ class HomeSource:
         """``peer``, or ``ufs`` once the home has failed."""
         return "ufs" if self._has_failed else "peer"
 
+    @property
+    def is_atomic(self) -> bool:
+        """The home has checked what it sends; the under store behind it may be of another kind."""
+        return self._behind.is_atomic
+
     async def read(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
         """See ``BlockSource``. What the home says about the file itself (stale, gone, denied) is final."""
         stop = start + length
         while start < stop and not self._has_failed:
             part = ByteRange(start, min(stop, self._geometry.span(start // self._geometry.extent_size)[1]))
-            try:
-                piece = await self._ask(part)
-            except (PeerError, DeadlineExceeded, Overloaded, NotReady):
-                self._has_failed = True
-                self._on_failure()
-                break
-            yield piece
+            async with self._buffers:
+                try:
+                    piece = await self._ask(part)
+                except (PeerError, DeadlineExceeded, Overloaded, NotReady):
+                    self._has_failed = True
+                    self._on_failure()
+                    break
+                yield piece
             start = part.stop
         if start < stop:
             async with closing(self._behind.read(start, stop - start)) as pieces:

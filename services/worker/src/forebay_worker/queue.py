@@ -32,6 +32,7 @@ class _Plan:
     """Wishes for one block. ``wanted`` holds the waiting readers by extent, in order of arrival."""
 
     extents: ExtentSet
+    run_extents_max: int
     wanted: dict[int, set[int]] = field(default_factory=dict)
     in_flight: set[int] = field(default_factory=set)
     completes: bool = False
@@ -69,17 +70,16 @@ class FillQueue:
        an open extent.
     """
 
-    def __init__(self, *, streams_max: int, run_extents_max: int = 1) -> None:
+    def __init__(self, *, streams_max: int) -> None:
         self.streams_max = streams_max
-        self._run_extents_max = run_extents_max
         self._plans: dict[str, _Plan] = {}
         self._demand: dict[str, None] = {}
         self._rest: dict[str, None] = {}
         self._runs: set[Run] = set()
 
-    def open(self, block_id: str, extents: ExtentSet) -> None:
-        """A block enters; ``extents`` is its live set of present extents."""
-        self._plans[block_id] = _Plan(extents)
+    def open(self, block_id: str, extents: ExtentSet, *, run_extents_max: int = 1) -> None:
+        """A block enters; ``extents`` is its live set of present extents, ``run_extents_max`` what one run may have."""
+        self._plans[block_id] = _Plan(extents, run_extents_max)
 
     def want(self, block_id: str, reader: int, extents: Iterable[int]) -> int:
         """A reader waits for these extents; returns how many of them somebody else is already waiting for or
@@ -172,9 +172,9 @@ class FillQueue:
             raise AssertionError(f"invariant 4 is broken for {block_id}")
         free = self.streams_max - len(self._runs)
         length = 1
-        while length < self._run_extents_max * free and self._extends(plan, first + length, wanted=wanted):
+        while length < plan.run_extents_max * free and self._extends(plan, first + length, wanted=wanted):
             length += 1
-        count = run_length(length, free, self._run_extents_max)
+        count = run_length(length, free, plan.run_extents_max)
         run = Run(block_id, first, count)
         plan.in_flight.update(run.extents)
         self._runs.add(run)

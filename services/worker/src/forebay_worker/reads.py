@@ -110,9 +110,7 @@ class Reads:
                         yield piece
                         position += len(piece)
             except TierFailed as e:
-                if block.state is State.SEALED:
-                    self._store.failed(block, e)
-                    await self._store.discard(block)
+                await self._lost(block, e)
             except Abandoned:
                 pass  # given up between two looks at it; go on past it
             finally:
@@ -122,10 +120,19 @@ class Reads:
                 async for piece in rest:
                     yield piece
 
+    async def _lost(self, block: Block, error: TierFailed) -> None:
+        """The block's bytes cannot be read: it goes, whatever its state."""
+        filling = self._filler.get(block)
+        if filling is not None:
+            self._filler.unreadable(filling, error)
+        elif block.state is State.SEALED:
+            self._store.failed(block, error)
+            await self._store.discard(block)
+
     async def _admitted(self, read: Read) -> Block | None:
         block = self._store.index.get(read.asked.block_id)
         if block is None or block.state is State.FILLING:
-            block = await self._filler.admit(read.asked.block_id, read.asked.geometry, read.source)
+            block = await self._filler.admit(read.asked, read.source)
         if block is not None and block.length != read.asked.length:
             return None
         return block

@@ -41,6 +41,13 @@ class WorkerSettings(ServiceSettings):
         description="tier directories, MEM:/path[:SIZE] or SSD:/path[:SIZE]; repeatable; sizes default to 25% of the"
         " cgroup's memory and 20% of the free disk, no directory at all to one in /dev/shm",
     )
+    advertise: str | None = Field(
+        None,
+        min_length=1,
+        max_length=250,
+        description="host or host:port where others reach this worker; default: what it listens on, or the host's name"
+        " if that is every address",
+    )
     state_dir: Path | None = Field(None, description="where the last good mount table is kept; default: the first tier")
     capacity_weight: float | None = Field(None, ge=0, le=1e15, description="share of blocks; default: capacity in GiB")
     passive_cache: bool = Field(False, description="keep copies of blocks that were read through their home")
@@ -54,7 +61,7 @@ class WorkerSettings(ServiceSettings):
     )
     io_threads: int = Field(4, ge=1, le=64, description="threads for file systems")
     files_max: int = Field(1024, ge=16, le=100_000, description="block files kept open")
-    reads_max: int = Field(1024, ge=1, le=100_000, description="block reads answered at the same time")
+    reads_max: int = Field(256, ge=1, le=100_000, description="block reads answered at the same time")
     heap_reserve: Size = Field(256 << 20, ge=0, description="memory that MEM tiers must leave to the process")
     registry_timeout_s: float = Field(60.0, gt=0, description="how long to try to reach the registry at start")
     ticket_grace_s: float = Field(86_400.0, ge=0, description="how long expired tickets count when no master is seen")
@@ -72,6 +79,18 @@ class WorkerSettings(ServiceSettings):
         if self.low_watermark > self.high_watermark:
             raise ValueError("low_watermark is above high_watermark")
         return self
+
+
+WILDCARDS = frozenset({"0.0.0.0", "[::]", "::"})
+
+
+def advertised(setting: str | None, bound: str, host_name: str) -> str:
+    """``host:port`` that goes into the map for a listener bound to ``bound`` (``host:port``)."""
+    host, _, port = bound.rpartition(":")
+    if setting is None:
+        return f"{host_name if host in WILDCARDS else host}:{port}"
+    has_port = setting.rpartition(":")[2].isdecimal() and not setting.endswith("]") and setting.count(":") == 1
+    return setting if has_port or "]:" in setting else f"{setting}:{port}"
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,11 @@ class BlockSource(Protocol):
     def name(self) -> SourceName:
         """``ufs`` or ``peer``."""
 
+    @property
+    def is_atomic(self) -> bool:
+        """Whether all bytes of one read are of one version as soon as they come. If not, only the end of a read tells
+        so (a file may change under the reader), and each extent needs a read of its own before it counts."""
+
     def read(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
         """Exactly ``length`` bytes from ``start``, in pieces that belong to the receiver.
 
@@ -43,6 +48,7 @@ class UfsSource:
     size: int
     fingerprint: str
     offset: int
+    is_atomic: bool = False
 
     @property
     def name(self) -> SourceName:

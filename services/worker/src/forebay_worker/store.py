@@ -15,12 +15,12 @@ from functools import partial
 from forebay.runtime import logs
 from forebay_worker.extents import Geometry
 from forebay_worker.files import BlockFile, IoThreads, OpenFiles, TierFailed, translated
-from forebay_worker.index import Block, NeedsRoom, Refused, State, StoreIndex
+from forebay_worker.index import Block, NeedsRoom, Refused, Reserved, State, StoreIndex
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.tiers import Scan, TierDirectory
 
-ADMIT_ATTEMPTS_MAX = 3
-"""Rounds of eviction for one admission; others may take the room that a round made."""
+ADMIT_ATTEMPTS_MAX = 8
+"""Rounds of eviction for one admission: a victim may be read again at the last moment."""
 
 RETIRED_S = 30.0
 """How long a tier directory that erred takes no new blocks."""
@@ -28,7 +28,8 @@ RETIRED_S = 30.0
 
 @dataclass(frozen=True)
 class Watermarks:
-    """Shares of a tier's capacity: above ``high`` blocks are evicted in the background until ``low``."""
+    """Shares of a tier's capacity: above ``high`` and under pressure blocks are evicted in the background until
+    ``low``."""
 
     high: float = 0.95
     low: float = 0.90
@@ -65,6 +66,8 @@ class Store:
         self._watermarks = watermarks
         self._clock = clock
         self._leaving: dict[str, _Leaving] = {}
+        self._is_pressed = False
+        self._admission = asyncio.Lock()
         self._retired_until = [0.0] * len(self.tiers)
         self._log = logs.get("forebay_worker.store")
         self.on_evicted: Callable[[Block], BlockFile | None] = lambda block: None
@@ -106,48 +109,69 @@ class Store:
         """Reserves room for a block and evicts for it; the block that is here already if another came first; ``None``
         if it cannot be kept."""
         self._return_tiers()
+        if not self._admission.locked():
+            outcome = self.index.get(block_id) or self.index.reserve(block_id, geometry)
+            if not isinstance(outcome, NeedsRoom | Refused):
+                return outcome if isinstance(outcome, Block) else outcome.block
+        async with self._admission:  # one at a time, in order: nobody takes the room that another made
+            return await self._admit(block_id, geometry)
+
+    async def _admit(self, block_id: str, geometry: Geometry) -> Block | None:
         for _ in range(ADMIT_ATTEMPTS_MAX):
             here = self.index.get(block_id)
             if here is not None:
                 return here
             outcome = self.index.reserve(block_id, geometry)
+            if isinstance(outcome, Reserved):
+                return outcome.block
             if isinstance(outcome, NeedsRoom):
-                await self.evict(outcome.victims)
-            elif isinstance(outcome, Refused):
-                if await self._has_left(block_id):
-                    continue
+                await self._make_room(outcome)
+            elif not await self._has_left(block_id):
                 self._metrics.refused.add(1, outcome.reason)
                 return None
-            else:
-                return outcome.block
         self._metrics.refused.add(1, "contended")
         return None
+
+    async def _make_room(self, need: NeedsRoom) -> None:
+        self._is_pressed = True
+        await self.evict(need.victims)
+        if not need.victims:
+            await self._one_gone(need.tier)
 
     async def _has_left(self, block_id: str) -> bool:
         """Waits for a block whose file is being unlinked right now: its successor must not be asked for twice."""
         leaving = self._leaving.get(block_id)
-        if leaving is None or leaving.block.busy or leaving.block.leases:
+        if leaving is None or not leaving.block.is_going:
             return False
         await leaving.gone.wait()
         return True
 
+    async def _one_gone(self, tier: int) -> None:
+        for leaving in self._leaving.values():
+            if leaving.block.tier == tier and leaving.block.is_going:
+                await leaving.gone.wait()
+                return
+
     async def evict(self, victims: Iterable[Block]) -> None:
-        """Lets blocks go, those that are still evictable."""
-        for block in victims:
-            if not block.is_evictable:
-                continue
-            was_sealed = block.state is State.SEALED
+        """Lets blocks go, those that are still evictable: all of them at once, so that others count on their room."""
+        chosen = [(block, block.state is State.SEALED) for block in victims if block.is_evictable]
+        for block, _ in chosen:
             self.detach(block)
-            await self.unlink(block, sealed=was_sealed)
             self._metrics.evictions.add(1, self.label(block))
             self._metrics.evicted_bytes.add(block.length, self.label(block))
+        removing = [self._unlink(block, sealed=sealed) for block, sealed in chosen]
+        if removing:
+            await asyncio.wait(removing)
 
     async def evict_to_watermark(self) -> None:
-        """One pass of background eviction over all tiers."""
+        """One pass of background eviction over all tiers, if an admission had to evict since the last one: as long as
+        what is read fits, nothing leaves."""
+        if not self._is_pressed:
+            return
+        self._is_pressed = False
         for number in range(len(self.tiers)):
             excess = self.index.excess(number, high=self._watermarks.high, low=self._watermarks.low)
-            for block in self.index.victims(number, excess) if excess else ():
-                await self.evict([block])
+            await self.evict(self.index.victims(number, excess) if excess else ())
 
     def detach(self, block: Block) -> None:
         """No read finds the block any more."""
@@ -158,12 +182,14 @@ class Store:
 
     async def unlink(self, block: Block, *, sealed: bool) -> None:
         """Removes a leaving block's file; its capacity comes back when the file is gone, even if nobody waits."""
+        await asyncio.wait([self._unlink(block, sealed=sealed)])
+
+    def _unlink(self, block: Block, *, sealed: bool) -> asyncio.Future[None]:
         leaving = self._leaving[block.block_id]
         file, leaving.file = leaving.file, None
         removing = self.threads.start(_remove, self.tiers[block.tier], block.block_id, sealed, file)
-        del file
         removing.add_done_callback(partial(self._unlinked, block))
-        await asyncio.wait([removing])
+        return removing
 
     def _unlinked(self, block: Block, removing: asyncio.Future[None]) -> None:
         error = None if removing.cancelled() else removing.exception()
