@@ -148,7 +148,7 @@ class MountTable:
             raise Conflict("something is mounted there already", path=mount.path, mount_id=taken.mount_id)
         if len(self.mounts) >= MOUNTS_MAX:
             raise TooLarge(f"there are {MOUNTS_MAX} mounts already", limit=MOUNTS_MAX)
-        return MountTable((*self.mounts, mount))
+        return MountTable(tuple(sorted((*self.mounts, mount), key=lambda each: each.path)))
 
     def without(self, path: str) -> MountTable:
         """The table without what is mounted at ``path``."""

@@ -79,7 +79,7 @@ class Syncs:
             flights_max=self._limits.flights_max,
         )
         self._failures: OrderedDict[DirectoryName, SyncFailure] = OrderedDict()
-        self._is_sweeping = False
+        self.is_sweeping = False
         self.changes = 0
         """Grows whenever the listings in the store change."""
 
@@ -102,8 +102,8 @@ class Syncs:
     def sweep_soon(self) -> None:
         """Throws dead listings away in the background."""
         self.changes += 1
-        if not self._is_sweeping:
-            self._is_sweeping = True
+        if not self.is_sweeping:
+            self.is_sweeping = True
             self._supervisor.spawn("sweep", self._sweep())
 
     async def _sync(self, mount: Mount, directory: str) -> None:
@@ -174,4 +174,4 @@ class Syncs:
         except ForebayError as e:
             LOG.warning("sweep_failed", code=e.code, reason=e.message)  # the next sync sweeps again
         finally:
-            self._is_sweeping = False
+            self.is_sweeping = False
