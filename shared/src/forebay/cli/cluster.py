@@ -138,11 +138,7 @@ class LocalCluster:
         """
         count = 1 + self.spec.workers + len(self.spec.mount_dirs)
         ports = _ports(self.spec.port, count)
-        try:
-            folder = Path(tempfile.mkdtemp(prefix="forebay-", dir=self._parents[0]))
-            shm = Path(tempfile.mkdtemp(prefix="forebay-", dir=self._parents[1]))
-        except OSError as e:
-            raise ConfigError("folder", f"{e.filename}: {e.strerror}") from e
+        folder, shm = _folders(*self._parents)
         self._places = places = Places(folder, shm, ports)
         places.logs.mkdir()
         for number in range(self.spec.workers):
@@ -242,6 +238,20 @@ def memory_folder() -> Path:
     """Where tier directories in memory go: /dev/shm, or what there is."""
     shm = Path("/dev/shm")
     return shm if shm.is_dir() and os.access(shm, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def _folders(parent: Path | None, shm_parent: Path) -> tuple[Path, Path]:
+    """Two new private folders, named after this process, so that one left by a crash can be told from one in use."""
+    prefix = f"forebay-{os.getpid()}-"
+    made: list[Path] = []
+    try:
+        for place in (parent, shm_parent):
+            made.append(Path(tempfile.mkdtemp(prefix=prefix, dir=place)))  # noqa: PERF401  # what was made is undone
+    except OSError as e:
+        for folder in made:
+            folder.rmdir()
+        raise ConfigError("folder", f"{e.filename}: {e.strerror}") from e
+    return made[0], made[1]
 
 
 def _ports(first: int, count: int) -> tuple[int, ...]:
