@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from yarl import URL
 
 from forebay.contracts import ErrorReply, Touch, TouchReply, TouchRequest, decode
 from forebay.contracts.tickets import KeyRing, TicketClaims, sign
@@ -448,5 +450,23 @@ def test_a_reader_that_hangs_up_frees_the_block(tmp_path: Path) -> None:
             await until(lambda: worker.routes.in_flight == 0)
             await until(lambda: len(worker.filler) == 0)
             assert all(block.leases == 0 and block.busy == 0 for block in worker.index)
+
+    run(main())
+
+
+def test_plain_http_1_reads_the_same_bytes(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c, aiohttp.ClientSession() as session:
+            worker = await c.add("w1")
+            data = content(9 * MIB)
+            file = File.write(c.mount, "a b", data)
+            url = URL(f"http://{worker.server.address}{file.path()}", encoded=True)
+            for _ in range(2):
+                async with session.get(url, headers={"forebay-ticket": ticket()}) as reply:
+                    assert (reply.status, await reply.read() == data) == (200, True)
+            async with session.get(url, headers={"forebay-ticket": ticket(), "range": "bytes=0-0"}) as reply:
+                assert (reply.status, await reply.read()) == (206, data[:1])
+            async with session.get(url) as reply:
+                assert reply.status == 401
 
     run(main())

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from forebay.cli.sources import SourceOptions
 from forebay.client import Client
 from forebay.telemetry import quiet
 from forebay.testing import run
 from forebay.testing.cluster import Cluster, eventually
+from forebay.testing.s3 import S3Server
 from tests.unit.worker.kit import MIB, content
 
 pytestmark = pytest.mark.slow
@@ -68,3 +70,20 @@ def test_a_worker_that_was_killed_is_warm_again_after_its_restart(tmp_path: Path
         cluster.restart("worker-0")
         assert run(read_all(cluster, list(data)), watchdog_s=60) == data
         assert cluster.metrics("worker-0").get('forebay_worker_served_bytes_total{source="ufs"}', 0.0) == 0
+
+
+@pytest.mark.s3
+def test_s3_objects_are_read_right_and_no_secret_shows(tmp_path: Path, s3_server: S3Server) -> None:
+    s3_server.admin.make_bucket("worker-reads")
+    data = {f"shard {number}": content(9 * MIB + number, number) for number in range(3)}
+    for name, value in data.items():
+        s3_server.admin.put("worker-reads", f"train/{name}", value)
+    options = SourceOptions(endpoint=s3_server.endpoint, region="us-east-1", path_style=True)
+    spec = Cluster.spec("s3://worker-reads/train", workers=2, options=options, environ=s3_server.env)
+    with Cluster(spec) as cluster:
+        for _ in range(2):
+            assert run(read_all(cluster, list(data)), watchdog_s=60) == data
+        assert served(cluster, "ufs") <= sum(map(len, data.values()))
+        shown = [cluster.log(name) for name in ("worker-0", "worker-1")]
+        shown += [cluster.http(name, "/v1/status").decode() for name in ("worker-0", "worker-1")]
+        assert not any("CANARY" in text for text in shown)
