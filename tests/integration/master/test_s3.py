@@ -1,0 +1,115 @@
+"""A master over real S3 servers: a faithful one (SeaweedFS) and one with bad habits (rclone)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from forebay.contracts import UfsOptions
+from forebay.errors import ConfigError, NotFound
+from forebay.testing import run
+from forebay.testing.s3 import AwkwardS3, S3Server, credentials_env
+from forebay.ufs import UfsUri
+from tests.contract.master.kit import service, settings
+
+pytestmark = [pytest.mark.s3, pytest.mark.slow]
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The standard chain finds them in the environment."""
+    for name, value in credentials_env().items():
+        monkeypatch.setenv(name, value)
+
+
+def options(endpoint: str) -> str:
+    return f"endpoint={endpoint},path-style=yes,region=us-east-1,max-age-s=0"
+
+
+def test_a_bucket_of_more_than_a_page_is_listed_looked_up_and_seen_changing(
+    tmp_path: Path, s3_server: S3Server
+) -> None:
+    async def main() -> None:
+        bucket = "master-pages"
+        s3_server.make_bucket(bucket)
+        names = [f"{number:05}.jpg" for number in range(2300)]
+        s3_server.put_many(bucket, {f"data/train/{name}": b"x" for name in names})
+        s3_server.put_many(bucket, {"data/train-2/a": b"xy", "data/läbels": b"xyz", "other/secret": b"no"})
+        root = f"s3://{bucket}/data@{s3_server.endpoint}"
+        mount = f"/m=s3://{bucket}/data,{options(s3_server.endpoint)}"
+        async with service(settings(tmp_path, [mount], [root])) as s:
+            assert [(e.name, e.kind) for e in await s.entries("/m")] == [
+                ("läbels", "file"),
+                ("train", "dir"),
+                ("train-2", "dir"),
+            ]
+            assert [e.name for e in await s.entries("/m/train", limit=999)] == names
+            first = (await s.lookup("/m/train-2/a")).entry
+            assert first.layout is not None
+            uri = UfsUri.parse(f"s3://{bucket}/data")
+            chosen = UfsOptions(endpoint=s3_server.endpoint)
+            assert first.layout.version_id == uri.version_id(chosen, "train-2/a", first.layout.fingerprint)
+            assert first == (await s.entries("/m/train-2"))[0]
+            with pytest.raises(NotFound):
+                await s.lookup("/m/train-2/b")
+
+            s3_server.put(bucket, "data/train-2/a", b"longer")
+            second = (await s.lookup("/m/train-2/a")).entry
+            assert (second.size, second.inode) == (6, first.inode)
+            assert second.layout is not None
+            assert second.layout.version_id != first.layout.version_id
+            s3_server.delete(bucket, "data/train-2/a")
+            with pytest.raises(NotFound):
+                await s.lookup("/m/train-2/a")
+
+    run(main(), watchdog_s=90)
+
+
+def test_sources_that_are_missing_or_denied_are_settings_that_cannot_work(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def start(bucket: str) -> None:
+        root = f"s3://{bucket}@{s3_server.endpoint}"
+        mount = f"/m=s3://{bucket},{options(s3_server.endpoint)}"
+        async with service(settings(tmp_path, [mount], [root])):
+            pass
+
+    with pytest.raises(ConfigError) as missing:
+        run(start("master-missing"))
+    assert missing.value.setting == "mount"
+    s3_server.make_bucket("master-denied")
+    s3_server.put("master-denied", "a", b"x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-that-must-not-show")
+    with pytest.raises(ConfigError) as denied:
+        run(start("master-denied"))
+    assert denied.value.setting == "mount"
+    assert "wrong-secret" not in str(denied.value)
+
+
+def test_an_endpoint_where_nobody_answers_is_said_after_the_deadline(tmp_path: Path) -> None:
+    async def main() -> None:
+        endpoint = "http://127.0.0.1:1"
+        mount = f"/m=s3://bucket,{options(endpoint)}"
+        given = settings(tmp_path, [mount], [f"s3://bucket@{endpoint}"], source_timeout_s=0.5)
+        with pytest.raises(ConfigError) as silent:
+            async with service(given):
+                pass
+        assert silent.value.setting == "mount"
+
+    run(main(), watchdog_s=60)
+
+
+def test_an_awkward_server_gives_the_same_names(tmp_path: Path, awkward_s3: AwkwardS3) -> None:
+    async def main() -> None:
+        bucket = "master-awkward"
+        awkward_s3.admin.make_bucket(bucket)
+        awkward_s3.admin.put_many(bucket, {"d/a": b"1", "d/b/c": b"22", "top": b"333"})
+        root = f"s3://{bucket}@{awkward_s3.endpoint}"
+        mount = f"/m=s3://{bucket},{options(awkward_s3.endpoint)}"
+        async with service(settings(tmp_path, [mount], [root])) as s:
+            assert [(e.name, e.size) for e in await s.entries("/m")] == [("d", 0), ("top", 3)]
+            assert [(e.name, e.size) for e in await s.entries("/m/d")] == [("a", 1), ("b", 0)]
+            assert (await s.lookup("/m/d/b/c")).entry == (await s.entries("/m/d/b"))[0]
+
+    run(main(), watchdog_s=60)
