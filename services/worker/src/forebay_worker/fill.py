@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
@@ -52,13 +53,15 @@ class Spawner(Protocol):
 
 @dataclass(eq=False)
 class Filling:
-    """A block that is not complete yet. ``crcs`` are CRC32C sums by extent; ``error`` is set once it is given up."""
+    """A block that is not complete yet. ``crcs`` are CRC32C sums by extent; ``error`` is set once it is given up;
+    ``context`` is the last reader's, so that a run belongs to the trace of one who wants its block."""
 
     block: Block
     file_size: int
     source: BlockSource
     opened: asyncio.Future[None]
     file: BlockFile | None = None
+    context: Context = field(default_factory=copy_context)
     crcs: dict[int, int] = field(default_factory=dict)
     waiters: dict[int, set[asyncio.Future[None]]] = field(default_factory=dict)
     error: ForebayError | None = None
@@ -113,6 +116,7 @@ class Filler:
             return None
         else:
             filling.source = source
+            filling.context = copy_context()
         return block
 
     def get(self, block: Block) -> Filling | None:
@@ -201,7 +205,7 @@ class Filler:
         while not self._closed and (run := self._queue.next_run()) is not None:
             filling = self._fillings[run.block_id]
             filling.block.busy += 1
-            self._spawner.spawn("fill_run", self._run(filling, run))
+            filling.context.run(self._spawner.spawn, "fill_run", self._run(filling, run))
 
     async def _run(self, filling: Filling, run: Run) -> None:
         outcome = "cancelled"
