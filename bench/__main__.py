@@ -1,0 +1,57 @@
+"""``python -m bench NAME [--json] [--quick]``: runs the figures of one bench, of all, or one figure (``first.rpc_vs_h1``).
+
+Each figure is one JSON line on standard output with ``--json``, a row of a table without; progress goes to standard error.
+Exit status 1 when a figure misses its goal (never with ``--quick``, which judges nothing).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterator
+
+from bench.figures import Figure, Options, table
+
+MODULES = {"first": ("bench.first_transport", "bench.first_gateway")}
+"""Bench names and the modules that hold their figures, each with ``FIGURES: dict[str, Callable[[Options], Figure]]``."""
+
+Measure = Callable[[Options], Figure]
+
+
+def measures(name: str) -> Iterator[Measure]:
+    """The functions behind a bench's or a figure's name."""
+    bench, _, figure = name.partition(".")
+    for module in MODULES[bench]:
+        if importlib.util.find_spec(module) is None:
+            continue
+        for known, measure in importlib.import_module(module).FIGURES.items():
+            if figure in ("", known):
+                yield measure
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("name", help=f"{', '.join(MODULES)}, all, or one figure as bench.figure")
+    parser.add_argument("--json", action="store_true", help="one JSON line per figure, nothing else")
+    parser.add_argument("--quick", action="store_true", help="short runs that keep the bench working; judges nothing")
+    args = parser.parse_args()
+    names = list(MODULES) if args.name == "all" else [args.name]
+    if any(name.partition(".")[0] not in MODULES for name in names):
+        parser.error(f"no bench {args.name!r}; there are {', '.join(MODULES)}")
+    wanted = [measure for name in names for measure in measures(name)]
+    if not wanted:
+        parser.error(f"no figure {args.name!r}")
+    figures = []
+    for measure in wanted:
+        figures.append(measure(Options(quick=args.quick)))
+        if args.json:
+            print(figures[-1].line(), flush=True)
+    if not args.json:
+        print(table(figures))
+    return 0 if args.quick or all(figure.ok for figure in figures) else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
