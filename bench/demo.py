@@ -69,7 +69,7 @@ class Demo:
         self.wish = wish
         self.epochs = 1 if wish.small else EPOCHS
         self._progress, self._stack = progress, stack
-        self._task = progress.add_task("starting", total=(5 if wish.small else 8) + self.epochs)
+        self._task = progress.add_task("starting", total=(6 if wish.small else 10) + self.epochs)
         self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="forebay-demo-")))
         self._rng = random.Random(SEED)
 
@@ -87,6 +87,8 @@ class Demo:
         source = self._source()
         with self.step("cluster"):
             cluster, mount = self._cluster(source)
+        with self.step("listing through the mount"):
+            self._list(mount, source)
         rows = self._epochs(readers, cluster, mount, source)
         if not self.wish.small:
             rows += self._beside(readers, source)
@@ -126,6 +128,17 @@ class Demo:
             server = self._stack.enter_context(ZooKeeperServer())
             spec = replace(spec, registry=f"zookeeper://{server.address}/forebay-demo")
         return self._stack.enter_context(LocalCluster(spec)), Place("folder", str(mount))
+
+    def _list(self, mount: Place, source: Source) -> None:
+        """As any training program does first; raises RuntimeError when a file is missing or has another size."""
+        shown = {
+            os.path.relpath(os.path.join(top, name), mount.root): os.stat(os.path.join(top, name)).st_size
+            for top, _, names in os.walk(mount.root)
+            for name in names
+        }
+        wrong = [f.path for f in source.files if shown.get(f.path) != f.size]
+        if wrong:
+            raise RuntimeError(f"{len(wrong)} files are not in the mount as they are at the source: {wrong[:3]}")
 
     def _epochs(self, readers: Readers, cluster: LocalCluster, mount: Place, source: Source) -> list[Row]:
         rows: list[Row] = []

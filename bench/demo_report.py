@@ -76,7 +76,7 @@ def table(rows: Sequence[Row], source: Source) -> Table:
     cut = ", the first of more" if source.cut else ""
     title = f"{source.uri}: {source.size / MB:.0f} MB, {shards} shards, {len(source.files) - shards} other files{cut}"
     caption = (
-        "seconds, MB/s and images/s are of the average pass. Bytes a pass by source: from block files of workers on this"
+        "seconds, MB/s and images/s are of the average pass. Bytes a pass by source: block files of workers on this"
         " host, from workers' memory, from workers that were just filling; and what workers took from the source."
     )
     out = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
