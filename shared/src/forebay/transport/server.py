@@ -56,6 +56,7 @@ class HttpServer:
         self._uds: Path | None = None
         self._address = ""
         self._ticker: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     @property
     def address(self) -> str:
@@ -164,6 +165,9 @@ class HttpServer:
 
     async def close(self) -> None:
         """Drains: no new connections, GOAWAY, running requests finish within ``drain_timeout_s`` or are cancelled."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         for listener in self._listeners:
             listener.close()
         for sniffer in list(self._sniffers):
