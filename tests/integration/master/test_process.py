@@ -122,6 +122,7 @@ def test_killed_it_comes_back_with_its_mounts_its_epoch_and_whole_listings(tmp_p
         (["--host", "0.0.0.0"], "error: cluster_key_file: "),
         (["--ufs-roots", "file:///nowhere-at-all", "--mount", "/x=file:///nowhere-at-all"], "does not exist"),
         (["--state-dir", "/dev/null/x"], "error: state_dir: "),
+        (["--registry", "zookeeper://127.0.0.1:1"], "error: cluster_key_file: "),
     ],
 )
 def test_a_bad_setting_is_one_line_and_code_two(tmp_path: Path, more: list[str], message: str) -> None:
@@ -156,7 +157,10 @@ def test_with_zookeeper_two_masters_are_in_one_map_and_give_equal_answers(
         (tmp_path / "data").mkdir()
         (tmp_path / "data" / "a").write_bytes(b"x")
         data = f"file://{tmp_path}/data"
+        key_file = tmp_path / "key"
+        key_file.write_text(f"k1 {'00' * 16}\n")
         common = ["--registry", registry, "--ufs-roots", data, "--mount", f"/m={data}"]
+        common += ["--cluster-key-file", str(key_file)]
         async with (
             client() as c,
             process(*common, "--state-dir", f"{tmp_path}/s1", "--member-id", "m1") as first,
@@ -186,7 +190,7 @@ def test_with_zookeeper_two_masters_are_in_one_map_and_give_equal_answers(
 
 def test_a_zookeeper_that_is_not_there_is_said_and_ends_it_after_the_deadline(tmp_path: Path) -> None:
     async def main() -> None:
-        more = ["--registry", "zookeeper://127.0.0.1:1", "--registry-timeout-s", "2"]
+        more = ["--registry", "zookeeper://127.0.0.1:1", "--registry-timeout-s", "2", "--insecure"]
         async with process(*flags(tmp_path), *more) as master:
             assert await master.ended() == 1
             assert any("127.0.0.1:1" in line for line in master.lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,10 +90,6 @@ class Kit:
     stores: dict[str, ListedUfs]
     opened: list[ListedUfs] = field(default_factory=list)
 
-    def allow(self, *roots: str) -> None:
-        """From now on only these roots may be touched, as after a restart with other settings."""
-        self.sources._roots = AllowedRoots.parse(roots)
-
     @property
     def ufs(self) -> ListedUfs:
         """What is behind ``file:///memory``."""
@@ -133,7 +129,11 @@ class Kit:
 
 @asynccontextmanager
 async def kit(
-    folder: Path, *, sync_limits: SyncLimits | None = None, stat_limits: StatLimits | None = None
+    folder: Path,
+    *,
+    roots: Sequence[str] = ALLOWED,
+    sync_limits: SyncLimits | None = None,
+    stat_limits: StatLimits | None = None,
 ) -> AsyncIterator[Kit]:
     """The parts; at the end their invariants are checked and nothing is under way."""
     clock, metrics = Clock(), Metrics()
@@ -149,7 +149,7 @@ async def kit(
     database = Database.open(folder / "state")
     async with Supervisor() as supervisor:
         meters = Meters(metrics)
-        sources = Sources(open_ufs, AllowedRoots.parse(ALLOWED))
+        sources = Sources(open_ufs, AllowedRoots.parse(roots))
         syncs = Syncs(database, sources, supervisor, meters, clock=clock, limits=sync_limits)
         stats = Stats(sources, supervisor, meters, clock=clock, limits=stat_limits)
         mounts = Mounts(database, sources, supervisor, "test", on_gone=syncs.sweep_soon)

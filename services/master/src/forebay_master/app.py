@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -54,7 +55,14 @@ from forebay_master.database import Database
 from forebay_master.handlers import MasterRoutes
 from forebay_master.mounts import Mounts
 from forebay_master.observe import Meters
-from forebay_master.settings import KEY_FILE_NAME, MOUNT_SETTING, MasterSettings, mount_requests, state_directory
+from forebay_master.settings import (
+    KEY_FILE_NAME,
+    MOUNT_SETTING,
+    MasterSettings,
+    advertised,
+    mount_requests,
+    state_directory,
+)
 from forebay_master.sources import Sources
 from forebay_master.stats import Stats
 from forebay_master.status import MasterStatus
@@ -109,10 +117,13 @@ def prepare(settings: MasterSettings) -> Prepared:
 def with_key_file(settings: MasterSettings, directory: Path) -> MasterSettings:
     """The settings with a cluster key: on loopback, without one, a key file is made in the state directory.
 
+    Not with ZooKeeper: there may be other masters, and their tickets have to be signed by the same key.
+
     Raises:
         ConfigError: it cannot be written.
     """
-    if settings.cluster_key_file is not None or settings.insecure or not is_loopback(settings.host):
+    is_alone = is_loopback(settings.host) and parse_registry_url(settings.registry).kind == "embedded"
+    if settings.cluster_key_file is not None or settings.insecure or not is_alone:
         return settings
     path = directory / KEY_FILE_NAME
     try:
@@ -237,7 +248,7 @@ class Master:
         return Member(
             member_id=self.member_id,
             role="master",
-            tcp=self.server.address,
+            tcp=advertised(self.settings.advertise, self.server.address, socket.gethostname()),
             uds=str(self.settings.uds) if self.settings.uds else None,
             capacity_weight=0.0,
             version=forebay_master.__version__,

@@ -6,13 +6,17 @@ Every mount is checked against the allowed roots before its under store is opene
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from forebay.contracts import Mount, UfsOptions
-from forebay.errors import ConfigError, InvalidRequest
+from forebay.errors import ConfigError, InvalidRequest, NotFound
 from forebay.ufs import AllowedRoots, Ufs, UfsUri
+
+GONE_MAX = 10_000
+"""Removed mounts that are remembered, so that work still queued for one does not open it again."""
 
 Opener = Callable[[UfsUri, UfsOptions], Awaitable[Ufs]]
 
@@ -32,7 +36,8 @@ class Sources:
         self._roots = roots
         self._allowed: set[tuple[str, int]] = set()
         self._opened: dict[tuple[str, int], _Source] = {}
-        self._opening = asyncio.Lock()
+        self._opening: dict[tuple[str, int], asyncio.Lock] = {}
+        self._gone: OrderedDict[tuple[str, int], None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._opened)
@@ -83,10 +88,15 @@ class Sources:
                 await source.ufs.close()
 
     async def retire(self, mount: Mount) -> None:
-        """``mount`` is gone: its under store is closed now, or when its last user is through."""
+        """``mount`` is gone: its under store is closed now, or when its last user is through; nobody opens it again."""
         name = (mount.mount_id, mount.generation)
+        self._gone[name] = None
+        while len(self._gone) > GONE_MAX:
+            self._gone.popitem(last=False)
         self._allowed.discard(name)
-        source = self._opened.pop(name, None)
+        async with self._one_at_a_time(name):
+            source = self._opened.pop(name, None)
+        self._opening.pop(name, None)
         if source is not None:
             source.is_retired = True
             if not source.users:
@@ -100,13 +110,20 @@ class Sources:
 
     async def _get(self, mount: Mount) -> _Source:
         name = (mount.mount_id, mount.generation)
-        async with self._opening:
-            source = self._opened.get(name)
-            if source is None:
-                await self.permit(mount)
-                source = _Source(await self._open(UfsUri.parse(mount.ufs_uri), mount.options))
-                self._opened[name] = source
+        source = self._opened.get(name)
+        if source is not None:
             return source
+        async with self._one_at_a_time(name):
+            if name in self._gone:
+                raise NotFound("the mount was removed", mount_id=mount.mount_id)
+            if name not in self._opened:
+                await self.permit(mount)
+                self._opened[name] = _Source(await self._open(UfsUri.parse(mount.ufs_uri), mount.options))
+            return self._opened[name]
+
+    def _one_at_a_time(self, name: tuple[str, int]) -> asyncio.Lock:
+        """Opening one under store may take seconds (a credentials service); those of other mounts do not wait."""
+        return self._opening.setdefault(name, asyncio.Lock())
 
     async def _open(self, uri: UfsUri, options: UfsOptions) -> Ufs:
         try:
