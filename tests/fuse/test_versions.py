@@ -43,7 +43,8 @@ def test_old_handles_keep_their_version_and_new_ones_see_the_new(tmp_path: Path,
     (source / "file").write_bytes(old)
     with (
         file_cluster(source, mount, "--entry-timeout", "1", short_circuit=short_circuit),
-        (mount / "file").open("rb") as file,mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped
+        (mount / "file").open("rb") as file,
+        mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped,
     ):
         assert bytes(mapped) == old
         # when it is replaced, and the new version is seen under the name
