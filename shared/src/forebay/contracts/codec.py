@@ -15,8 +15,12 @@ WIRE_VERSION = 1
 WIRE_HEADER = "forebay-wire"
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of all wire records: immutable, keyword-only, and strict about unknown fields."""
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
+    """Base of all wire records: immutable, keyword-only, and strict about unknown fields.
+
+    ``gc=False``: a frozen record of plain data is in no reference cycle, and a page of 10,000 entries with its layouts
+    set off collections that took up to 50 ms.
+    """
 
 
 R = TypeVar("R", bound=Record)
