@@ -93,7 +93,7 @@ def listed_source(text: str, environ: Mapping[str, str]) -> Source:
     """The user's own data, at most ``LISTED_BYTES_MAX`` of it (``cut`` says so).
 
     Raises:
-        ConfigError: no such folder. ValueError: nothing in it. botocore's own errors for a bucket.
+        ConfigError: no such folder. ValueError: nothing in it, or a bucket that may not be listed.
     """
     uri = source_uri(text)
     if uri.scheme == "file":
@@ -117,14 +117,18 @@ def _walk(folder: Path) -> list[DataFile]:
 
 def _objects(uri: UfsUri, endpoint: str | None) -> list[DataFile]:
     import botocore.session
+    from botocore.exceptions import BotoCoreError, ClientError
 
     client: Any = botocore.session.Session().create_client("s3", endpoint_url=endpoint)
     prefix = f"{uri.prefix}/" if uri.prefix else ""
     found: list[DataFile] = []
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=uri.root, Prefix=prefix):
-        found += [DataFile(o["Key"][len(prefix) :], o["Size"]) for o in page.get("Contents", ())]
-        if len(found) > LISTED_FILES_MAX:
-            break
+    try:
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=uri.root, Prefix=prefix):
+            found += [DataFile(o["Key"][len(prefix) :], o["Size"]) for o in page.get("Contents", ())]
+            if len(found) > LISTED_FILES_MAX:
+                break
+    except (BotoCoreError, ClientError) as e:
+        raise ValueError(f"{uri} cannot be listed: {e}") from e
     return [f for f in found if f.path and not f.path.endswith("/")]
 
 
