@@ -37,12 +37,12 @@ from yarl import URL
 
 from forebay.runtime import logs
 from forebay.transport.connection import Connection
-from forebay.transport.engine import SMALL_BODY_BYTES
 from forebay.transport.fields import Field, FieldEncoder, HeadDecoder, Memo, RawField
 from forebay.transport.frames import ErrorCode, StreamError
 from forebay.transport.heads import request_head
 from forebay.transport.limits import Limits
 from forebay.transport.observe import Scope, ServerObserver, Unobserved
+from forebay.transport.outgoing import SMALL_BODY_BYTES
 from forebay.transport.roles import ServerEngine
 from forebay.transport.streams import Phase, Stream
 

@@ -1,9 +1,9 @@
 """HTTP/2 without I/O (RFC 9113): frames in, callbacks out; calls in, frames out.
 
-``receive_buffer`` and ``received`` take the peer's bytes, ``outbox`` collects ours; the socket's owner moves both. What
-differs by role (who opens streams) is in ``roles.py``. Stream errors are answered here with RST_STREAM and told by
-``on_fault``; connection errors leave as `ProtocolError` with the GOAWAY already in the outbox. No clock: the owner
-calls `refill` once a second.
+``receive_buffer`` and ``received`` take the peer's bytes, ``outbox`` collects ours; the socket's owner moves both. This
+module hears the peer; ``outgoing.py`` sends; what differs by role (who opens streams) is in ``roles.py``. Stream errors
+are answered here with RST_STREAM and told by ``on_fault``; connection errors leave as `ProtocolError` with the GOAWAY
+already in the outbox. No clock: the owner calls `refill` once a second.
 
 One engine of our own, because no Python sans-IO library lets a DATA payload pass without copies, and the data path is
 what this product is for (measured, 4 MiB ranges, one stream, MB/s: this design 2,684, ngh2 1,676, jh2 540-670, h2
@@ -12,29 +12,23 @@ what this product is for (measured, 4 MiB ranges, one stream, MB/s: this design 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
-from forebay.errors import InternalError
 from forebay.transport import frames
 from forebay.transport.budget import Budgets
-from forebay.transport.fields import TABLE_SIZE_ZERO, Field, FieldEncoder, HeadDecoder
-from forebay.transport.flow import ReceiveWindow, SendWindow
+from forebay.transport.fields import FieldEncoder, HeadDecoder
+from forebay.transport.flow import ReceiveWindow
 from forebay.transport.frames import END_HEADERS, END_STREAM, ErrorCode, ProtocolError, StreamError
 from forebay.transport.heads import check_trailers
 from forebay.transport.limits import Limits
+from forebay.transport.outgoing import Outgoing
 from forebay.transport.reader import FrameReader
 from forebay.transport.streams import Input, Phase, Stream, step
 
-SMALL_BODY_BYTES = 4096
-"""Up to this length a body piece is joined to its frame header: one small copy is cheaper than one more buffer."""
-
 TINY_BODY_BYTES = 128
 """DATA frames shorter than this that do not end a stream count as idle: each costs more memory than it carries."""
-
-RESET_IDS_MAX = 1024
-"""Streams we reset whose late frames are still recognised and ignored."""
 
 
 class Head(Protocol):
@@ -83,12 +77,11 @@ class Events(Protocol[H_contra]):
         """The peer's settings changed (its ``streams_max``, perhaps)."""
 
 
-class Engine(ABC, Generic[H]):
+class Engine(Outgoing, Generic[H]):
     """One end of one connection.
 
-    Invariants: (1) ``streams`` holds exactly the streams that are not closed; (2) what the peer may send on the
-    connection plus what streams hold plus what was consumed and not yet returned is the connection window; (3) a
-    header block under way admits no other frame.
+    Invariants, beside those of `Outgoing`: (1) what the peer may send on the connection plus what streams hold plus
+    what was consumed and not yet returned is the connection window; (2) a header block under way admits no other frame.
     """
 
     def __init__(
@@ -101,32 +94,22 @@ class Engine(ABC, Generic[H]):
         stream_window: int,
         connection_window: int,
     ) -> None:
+        super().__init__(encoder, limits)
         self.events = events
-        self.limits = limits
-        self.outbox: list[bytes | memoryview] = []
-        self.streams: dict[int, Stream] = {}
         self.budgets = Budgets(limits)
         self.peer_streams_max = frames.STREAM_ID_MAX
         self.goaway_received = False
-        self.goaway_sent: int | None = None
-        self.send_window = SendWindow(frames.WINDOW_DEFAULT)
         self.receive_window = ReceiveWindow(connection_window)
         self._stream_window = stream_window
         self._decoder = decoder
-        self._encoder = encoder
         self._reader = FrameReader(
             self, frame_bytes_max=limits.frame_bytes_max, control_bytes_max=limits.header_block_bytes_max
         )
-        self._peer_frame_bytes_max = frames.FRAME_BYTES_MIN
-        self._send_frame_bytes_max = frames.FRAME_BYTES_MIN
-        self._peer_stream_window = frames.WINDOW_DEFAULT
-        self._opened_table = False
         self._has_settings = False
         self._settings_unacknowledged = 0
         self._block: list[bytes] | None = None
         self._block_stream_id = 0
         self._block_is_end = False
-        self._reset_ids: dict[int, None] = {}
         self._data_stream: Stream | None = None
         self._data_is_end = False
         self._data_landing = 0
@@ -148,11 +131,6 @@ class Engine(ABC, Generic[H]):
     @abstractmethod
     def _take_head(self, stream: Stream, is_end: bool, block: bytes) -> None:
         """HEADERS for a stream in the table."""
-
-    @property
-    @abstractmethod
-    def last_peer_stream_id(self) -> int:
-        """What GOAWAY says was, or may have been, acted upon."""
 
     # -- receiving
 
@@ -472,7 +450,7 @@ class Engine(ABC, Generic[H]):
         stream.send_window.grow(increment)
         self.events.on_window(stream)
 
-    # -- sending
+    # -- the beginning, closing, and time
 
     def send_settings(self, pairs: Iterable[tuple[int, int]]) -> None:
         """Our first frames: SETTINGS, and the connection's window beyond the default."""
@@ -481,89 +459,12 @@ class Engine(ABC, Generic[H]):
         if (more := self.receive_window.size - frames.WINDOW_DEFAULT) > 0:
             self.outbox.append(frames.window_update(0, more))
 
-    def send_head(self, stream: Stream, fields: Iterable[Field], *, is_end: bool, is_interim: bool = False) -> None:
-        """HEADERS (and CONTINUATION) on ``stream``."""
-        given = Input.INTERIM if is_interim else Input.HEAD_END if is_end else Input.HEAD
-        self._advance_sent(stream, given)
-        self._send_block(stream.id, self._encoder.encode(fields), END_STREAM if is_end else 0)
-        if is_end:
-            self._close_if_done(stream)
-
-    def _send_block(self, stream_id: int, block: bytes, flags: int) -> None:
-        if not self._opened_table:
-            self._opened_table = True
-            block = TABLE_SIZE_ZERO + block
-        size = self._peer_frame_bytes_max
-        if len(block) <= size:
-            self.outbox.append(frames.frame(frames.HEADERS, flags | END_HEADERS, stream_id, block))
-            return
-        self.outbox.append(frames.frame(frames.HEADERS, flags, stream_id, block[:size]))
-        for start in range(size, len(block), size):
-            last = END_HEADERS if start + size >= len(block) else 0
-            self.outbox.append(frames.frame(frames.CONTINUATION, last, stream_id, block[start : start + size]))
-
-    def sendable(self, stream: Stream) -> int:
-        """Bytes that one `send_data` may carry now; zero or less: wait for ``on_window``."""
-        return min(self.send_window.size, stream.send_window.size, self._send_frame_bytes_max)
-
-    def send_data(self, stream: Stream, piece: bytes | bytearray | memoryview, *, is_end: bool) -> None:
-        """One DATA frame; the caller keeps ``len(piece) <= sendable(stream)`` (0 is always allowed)."""
-        count = len(piece)
-        self._advance_sent(stream, Input.DATA_END if is_end else Input.DATA)
-        self.send_window.spend(count)
-        stream.send_window.spend(count)
-        head = frames.frame_header(count, frames.DATA, END_STREAM if is_end else 0, stream.id)
-        if count > SMALL_BODY_BYTES:
-            self.outbox.append(head)
-            self.outbox.append(piece if isinstance(piece, (bytes, memoryview)) else memoryview(piece))
-        else:
-            self.outbox.append(b"".join((head, piece)))
-        if is_end:
-            self._close_if_done(stream)
-
-    def _advance_sent(self, stream: Stream, given: Input) -> None:
-        try:
-            stream.sent = step(stream.sent, given)
-        except StreamError as error:
-            raise InternalError(f"we may not send that: {error.message}") from error
-        if stream.is_closed:
-            raise InternalError("the stream is closed")
-
-    def reset(self, stream: Stream, code: int = ErrorCode.CANCEL) -> None:
-        """Gives a stream up; late frames of the peer are ignored. No-op once it is closed."""
-        if stream.is_closed:
-            return
-        self._close(stream)
-        self._send_reset(stream.id, code)
-
-    def _send_reset(self, stream_id: int, code: int) -> None:
-        self._reset_ids[stream_id] = None
-        if len(self._reset_ids) > RESET_IDS_MAX:
-            del self._reset_ids[next(iter(self._reset_ids))]
-        self.outbox.append(frames.rst_stream(stream_id, code))
-
-    def _close_if_done(self, stream: Stream) -> None:
-        if stream.received is Phase.END and stream.sent is Phase.END:
-            self._close(stream)
-
     def _close(self, stream: Stream) -> None:
-        stream.is_closed = True
-        del self.streams[stream.id]
+        super()._close(stream)
         if stream is self._data_stream:
             self._reader.drop_target()
         if held := stream.receive_window.held:
             self._return_connection_credit(held)
-
-    def ping(self, payload: bytes) -> None:
-        """A PING of 8 bytes; ``on_pong`` brings them back."""
-        self.outbox.append(frames.frame(frames.PING, 0, 0, payload))
-
-    def goaway(self, code: int = ErrorCode.NO_ERROR, debug: bytes = b"", *, is_warning: bool = False) -> None:
-        """No new streams from the peer, please. A warning (section 6.8) names no last stream yet, so that what is on
-        its way is still served; the real one follows after a round trip."""
-        last = frames.STREAM_ID_MAX if is_warning else self.last_peer_stream_id
-        self.goaway_sent = last
-        self.outbox.append(frames.goaway(last, code, debug))
 
     def refill(self) -> None:
         """A second has passed: the peer's budgets are full again."""
