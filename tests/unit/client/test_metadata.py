@@ -85,3 +85,26 @@ def test_a_forgotten_path_misses_and_still_guards_against_older_answers() -> Non
     held.expire("/a")
     assert held.get("/a", 0.0) is None
     assert held.put("/a", reply("old", synced_at_s=100.0), 0.0).entry.name == "a"
+
+
+def test_what_is_given_out_says_how_much_time_is_left() -> None:
+    held = cache()
+    held.put("/a", reply("a", valid_s=10.0), now_s=0.0)
+    found = held.get("/a", 4.0)
+    assert found is not None
+    assert found.reply is not None
+    assert found.reply.valid_s == 6.0
+    # and asking does not begin the time anew
+    again = held.get("/a", 7.0)
+    assert again is not None
+    assert again.reply is not None
+    assert again.reply.valid_s == 3.0
+
+
+def test_a_missing_name_says_how_much_time_is_left() -> None:
+    held = cache()
+    held.put_missing("/a", NotFound("no", valid_s=3.0), 0.0, synced_at_s=1.0)
+    found = held.get("/a", 0.5)
+    assert found is not None
+    assert found.missing is not None
+    assert found.missing.details["valid_s"] == 2.5
