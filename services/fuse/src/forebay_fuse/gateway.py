@@ -333,7 +333,7 @@ class Gateway:
             return bytes(layout.ENTRY.size + layout.ATTR.size) + tail
         path = child(directory.inode.path, entry.name)
         inode = self.inodes.look_up(path, entry, directory.mount_id)
-        return self._entry(inode, directory.valid_s) + tail
+        return self._entry(inode, directory.left_s()) + tail
 
     # -- files
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -58,6 +59,7 @@ class OpenDir:
     done: bool = False
     mount_id: str | None = None
     valid_s: float | None = 0.0
+    heard_s: float = 0.0
 
     async def fill(self, client: Client, count: int) -> None:
         """Fetches until ``count`` entries are here or the directory ends."""
@@ -65,7 +67,11 @@ class OpenDir:
             page = await client.list_page(self.inode.path, self.token)
             self.entries.extend(page.entries)
             self.token, self.mount_id, self.valid_s = page.next_page_token, page.mount_id, page.valid_s
-            self.done = page.next_page_token is None
+            self.done, self.heard_s = page.next_page_token is None, time.monotonic()
+
+    def left_s(self) -> float | None:
+        """How long the last page's names may still be kept; ``None`` for ever."""
+        return None if self.valid_s is None else max(0.0, self.valid_s - (time.monotonic() - self.heard_s))
 
 
 class HandleTable:

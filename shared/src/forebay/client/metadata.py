@@ -1,8 +1,8 @@
 """The metadata cache: what the master said of a path, bounded in count and time. Pure: the time comes in.
 
 Invariants (``validate``): (1) never more entries than ``entries_max``; (2) an answer older than the one held (by
-``synced_at_s``) never replaces it; (3) nothing is kept longer than the reply's own ``valid_s``, and what is given out says how much of that is left:
-whoever keeps it further (the kernel) must not begin the time anew.
+``synced_at_s``) never replaces it; (3) nothing is kept longer than the reply's own ``valid_s``, and what is given out
+says how much of that is left: whoever keeps it further (the kernel) must not begin the time anew.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class MetadataCache:
         """
         held = self._held.get(path)
         if held is not None and held.synced_at_s > reply.synced_at_s:
-            return held.reply if held.reply is not None else reply
+            older = held.aged(now_s).reply
+            return older if older is not None else reply
         ttl = self._expire_s if reply.valid_s is None else min(self._expire_s, reply.valid_s)
         self._store(path, Held(reply, reply.synced_at_s, now_s + ttl, now_s))
         return reply
