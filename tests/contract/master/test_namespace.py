@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -285,3 +286,17 @@ def test_mounts_and_epoch_outlive_a_restart(tmp_path: Path, data: Path) -> None:
             assert s.master.meters.lookups.value("store") == 1
 
     run(main())
+
+
+def test_nothing_stays_open_after_the_end(tmp_path: Path, data: Path) -> None:
+    async def once() -> None:
+        async with service(settings(tmp_path, [f"/m=file://{data}"])) as s:
+            await s.entries("/m/train")
+            await s.lookup("/m/train/a.bin")
+
+    run(once())
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        run(once())
+    assert len(os.listdir("/proc/self/fd")) <= before
+    assert not any("sqlite" in thread.name or "ufs-file" in thread.name for thread in threading.enumerate())

@@ -113,3 +113,24 @@ def test_an_awkward_server_gives_the_same_names(tmp_path: Path, awkward_s3: Awkw
             assert (await s.lookup("/m/d/b/c")).entry == (await s.entries("/m/d/b"))[0]
 
     run(main(), watchdog_s=60)
+
+
+def test_a_source_that_was_mounted_before_may_be_silent_at_a_restart(tmp_path: Path) -> None:
+    async def main() -> None:
+        with AwkwardS3() as server:
+            server.admin.make_bucket("master-silent")
+            server.admin.put_many("master-silent", {"d/a": b"1"})
+            mount = (
+                f"/m=s3://master-silent,endpoint={server.endpoint},path-style=yes,region=us-east-1,max-age-s=immutable"
+            )
+            given = settings(tmp_path, [mount], [f"s3://master-silent@{server.endpoint}"])
+            async with service(given) as s:
+                assert [e.name for e in await s.entries("/m/d")] == ["a"]
+            server.close()
+            async with service(given) as s:
+                # what was listed is known, what was not is an error and no empty directory
+                assert [e.name for e in await s.entries("/m/d")] == ["a"]
+                assert (await s.refused("POST", "/v1/list", {"path": "/m"}))[1] == "ufs_unavailable"
+                assert (await s.refused("POST", "/v1/lookup", {"path": "/m/x"}))[1] == "ufs_unavailable"
+
+    run(main(), watchdog_s=90)
