@@ -436,6 +436,43 @@ def test_a_root_is_listable_only_when_it_is_there(store: Store) -> None:
     run(main())
 
 
+def test_a_closed_store_is_unavailable(store: Store) -> None:
+    if isinstance(store, FakeStore):
+        pytest.skip("the fake needs no closing")
+
+    async def main() -> None:
+        # given
+        store.put("x", b"1")
+        # when
+        async with store.opened() as ufs:
+            entry = await ufs.stat("x")
+        # then
+        for call in (ufs.stat("x"), ufs.list_page(""), content(ufs, entry)):
+            with pytest.raises(UfsUnavailable):
+                await call
+
+    run(main())
+
+
+def test_a_read_that_runs_while_the_store_closes_ends_with_an_error_or_whole(store: Store) -> None:
+    async def main() -> None:
+        # given
+        size = 16 << 20
+        store.put("x", bytes(size))
+        async with store.opened() as ufs:
+            entry = cast(UfsFile, await ufs.stat("x"))
+            pieces = ufs.read("x", 0, size, fingerprint=entry.fingerprint)
+            got = len(await anext(pieces))
+        # when, then
+        try:
+            got += sum([len(piece) async for piece in pieces])
+            assert got == size
+        except UfsUnavailable:
+            pass
+
+    run(main())
+
+
 async def leave(pieces: AsyncIterator[bytes]) -> None:
     await cast(AsyncGenerator[bytes, None], pieces).aclose()
 

@@ -24,7 +24,7 @@ ACCESS = "AKIDCANARY7777777777"
 SECRET = "CANARYsecret0123456789abcdefABCDEF"
 TOKEN = "CANARYtoken/0123456789=="
 MARKS = (ACCESS, SECRET, TOKEN, "CANARY")
-LIMITS = UfsLimits(streams_max=2, connect_timeout_s=1.0, silence_timeout_s=0.3, request_timeout_s=2.0, attempts_max=2)
+LIMITS = UfsLimits(streams_max=2, connect_timeout_s=1.0, silence_timeout_s=0.3, request_timeout_s=2.0, attempts_max=1)
 
 
 class Everything(logging.Handler):

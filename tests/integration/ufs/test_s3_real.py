@@ -10,12 +10,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from forebay.contracts import UfsOptions
 from forebay.errors import ConfigError, NotFound, UfsDenied, UfsUnavailable
 from forebay.telemetry import quiet
 from forebay.testing import run
+from forebay.testing.faults import FaultProxy, Faults
 from forebay.testing.s3 import ACCESS_KEY, READER, SECRET_KEY, S3Server
 from forebay.ufs import Credentials, Ufs, UfsDir, UfsFile, UfsLimits, UfsUri, check_listable, open_ufs
 
@@ -31,7 +33,7 @@ async def opened(
 ) -> AsyncIterator[Ufs]:
     ufs = await open_ufs(
         UfsUri.parse(uri),
-        UfsOptions(endpoint=server.endpoint, path_style=True, **options),  # type: ignore[arg-type]  # fields by name
+        msgspec.structs.replace(UfsOptions(endpoint=server.endpoint, path_style=True), **options),
         telemetry=quiet(),
         credentials=credentials,
         limits=LIMITS,
@@ -88,8 +90,46 @@ def test_a_bucket_is_a_source_without_a_prefix(lake: S3Server) -> None:
 def test_an_object_is_no_source(lake: S3Server) -> None:
     async def main() -> None:
         async with opened(lake, "s3://lake/set/a.bin") as ufs:
+            with pytest.raises(NotFound):
+                await ufs.stat("")
             with pytest.raises(NotFound, match="is no folder"):
                 await check_listable(ufs)
+
+    run(main())
+
+
+def test_a_name_that_no_object_can_have_is_not_found(lake: S3Server) -> None:
+    async def main() -> None:
+        key = "/".join(["x" * 200] * 6)
+        async with opened(lake) as ufs:
+            with pytest.raises(NotFound):
+                await ufs.stat(key)
+            with pytest.raises(NotFound):
+                await anext(ufs.read(key, 0, 1, fingerprint="t"))
+
+    run(main())
+
+
+def test_a_network_that_stalls_or_breaks_is_unavailable_and_heals(lake: S3Server) -> None:
+    async def main() -> None:
+        # given
+        body = bytes(1 << 20)
+        lake.put("lake", "net/x", body)
+        with FaultProxy(lake.endpoint.removeprefix("http://")) as proxy:
+            async with opened(lake, "s3://lake/net", endpoint=f"http://{proxy.address}") as ufs:
+                entry = await ufs.stat("x")
+                assert isinstance(entry, UfsFile)
+                for faults in [Faults(cut_after=500_000), Faults(refusing=True), Faults(stalled=True)]:
+                    # when
+                    proxy.faults = faults
+                    if faults.refusing:
+                        proxy.cut()
+                    # then
+                    with pytest.raises(UfsUnavailable):
+                        async for _ in ufs.read("x", 0, len(body), fingerprint=entry.fingerprint):
+                            pass
+                    proxy.faults = Faults()
+                    assert await whole(ufs, "x") == body
 
     run(main())
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from forebay.errors import ForebayError, RangeNotSatisfiable, StaleVersion, UfsError
 from forebay.ufs.s3_reply import Body, Wanted, clean_etag, error_of_reply, judge_data_reply, s3_error
+from forebay.ufs.s3_session import parse_time
 
 TAG = {"ETag": '"t"'}
 
@@ -62,3 +63,11 @@ def test_every_answer_is_some_error_of_ours_that_prints_on_one_line(status: int,
 @given(st.binary(max_size=200))
 def test_no_body_confuses_the_error(body: bytes) -> None:
     assert error_of_reply("key", 503, {}, body).retryable
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2026-10-21T07:28:00.000Z", "2026-10-21T07:28:00", "2026-10-21T07:28:00+00:00", "Wed, 21 Oct 2026 07:28:00 GMT"],
+)
+def test_a_time_is_the_same_in_every_spelling(text: str) -> None:
+    assert parse_time(text).timestamp() == 1792567680

@@ -13,13 +13,15 @@ import os
 import stat as st
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from functools import partial
 from typing import ParamSpec, TypeVar
 
 import aiofiles
+from aiofiles.base import AiofilesContextManager
+from aiofiles.threadpool.binary import AsyncFileIO
 
 from forebay.errors import NotFound, RangeNotSatisfiable, StaleVersion, UfsDenied, UfsError, UfsUnavailable
 from forebay.telemetry import Telemetry
@@ -49,6 +51,8 @@ class PosixUfs:
         self._threads = ThreadPoolExecutor(limits.streams_max, thread_name_prefix="ufs-file")
         self._streams = asyncio.Semaphore(limits.streams_max)
         self._snapshots = _Snapshots()
+        self._closed = False
+        self._reads = 0
 
     @property
     def uri(self) -> UfsUri:
@@ -77,32 +81,61 @@ class PosixUfs:
         if length == 0:
             return
         async with self._streams:
-            with self._meter.stream(), _translated(key):
-                # The opener runs on the thread too; unbuffered, so a read is one system call.
-                opening = aiofiles.open(
-                    key, "rb", buffering=0, opener=lambda name, _: self._root.open_file(name), executor=self._threads
-                )
-                async with opening as file:
-                    descriptor = file.fileno()
-                    await self._check_version(descriptor, key, fingerprint, size, start + length)
-                    await file.seek(start)
-                    left = length
-                    while left:
-                        async with asyncio.timeout(self._limits.silence_timeout_s):
-                            piece = await file.read(min(left, PIECE_BYTES))
-                        left -= len(piece)
-                        if not left or not piece:
-                            await self._check_version(descriptor, key, fingerprint, size, start + length)
-                        if not piece:
-                            raise UfsUnavailable("the file ended early", key=key, missing_bytes=left)
-                        self._meter.came_in(len(piece))
-                        yield piece
+            self._refuse_if_closed()
+            self._reads += 1
+            try:
+                with self._meter.stream(), _translated(key):
+                    async with aclosing(self._pieces(key, start, length, fingerprint, size)) as pieces:
+                        async for piece in pieces:
+                            self._meter.came_in(len(piece))
+                            yield piece
+            finally:
+                self._reads -= 1
+                self._end_threads()
 
     async def close(self) -> None:
         """See ``Ufs``. A thread that hangs in the kernel is left to it."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._closed = True
+        self._end_threads()
+
+    def _end_threads(self) -> None:
+        """The last read needs a thread to close its file."""
+        if self._closed and not self._reads:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _pieces(
+        self, key: str, start: int, length: int, fingerprint: str, size: int | None
+    ) -> AsyncGenerator[bytes, None]:
+        silence = self._limits.silence_timeout_s
+        async with AsyncExitStack() as stack:
+            async with asyncio.timeout(silence):
+                file = await stack.enter_async_context(self._opening(key))
+            await self._check_version(file.fileno(), key, fingerprint, size, start + length)
+            await file.seek(start)
+            left = length
+            while left:
+                async with asyncio.timeout(silence):
+                    piece = await file.read(min(left, PIECE_BYTES))
+                left -= len(piece)
+                if not left or not piece:
+                    await self._check_version(file.fileno(), key, fingerprint, size, start + length)
+                if not piece:
+                    raise UfsUnavailable("the file ended early", key=key, missing_bytes=left)
+                self._refuse_if_closed()
+                yield piece
+
+    def _opening(self, key: str) -> AiofilesContextManager[AsyncFileIO]:
+        """Opens on a thread of ours; unbuffered, so a read is one system call."""
+        return aiofiles.open(
+            key, "rb", buffering=0, opener=lambda name, _: self._root.open_file(name), executor=self._threads
+        )
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise UfsUnavailable("this under store is closed")
 
     async def _within(self, seconds: float, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        self._refuse_if_closed()
         async with asyncio.timeout(seconds):
             return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
 

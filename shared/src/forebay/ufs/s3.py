@@ -36,6 +36,9 @@ from forebay.ufs.uri import UfsUri
 READ_BUFFER_BYTES = 1 << 20
 """Per stream, what aiohttp holds before it stops reading the socket (it goes up to twice this)."""
 
+OBJECT_KEY_BYTES_MAX = 1024
+"""S3's own bound."""
+
 ERROR_BODY_MAX_BYTES = 16 << 10
 IDLE_CONNECTION_S = 30.0
 
@@ -52,6 +55,7 @@ class S3Ufs:
         self._meter = meter
         self._limits = limits
         self._streams = asyncio.Semaphore(limits.streams_max)
+        self._closed = False
         self._proxy = _proxy(session.address.base)
 
     @staticmethod
@@ -81,10 +85,9 @@ class S3Ufs:
     async def stat(self, key: str) -> UfsEntry:
         """See ``Ufs``. Asks for the object and for keys below it at the same time."""
         with self._meter.call("stat", **self._where()):
-            if not self._uri.full_key(key):
-                await self._list("", key, limit=1)
-                return UfsDir(key)
-            file, is_directory = await _both(self._head(key), self._has_keys_below(key))
+            # The root itself is never an object, even if one has its name.
+            head = self._head(key) if key else _nothing()
+            file, is_directory = await _both(head, self._has_keys_below(key))
         if is_directory:
             return UfsDir(key)
         if file is None:
@@ -113,6 +116,7 @@ class S3Ufs:
 
     async def close(self) -> None:
         """See ``Ufs``."""
+        self._closed = True
         await self._data.close()
         await self._session.close()
 
@@ -123,7 +127,8 @@ class S3Ufs:
             "Accept-Encoding": "identity",
         }
         signed = await self._session.signed_headers(url, headers)
-        with _translated_data(wanted.key):
+        self._refuse_if_closed()
+        with self._translated(wanted.key):
             async with self._data.get(
                 URL(url, encoded=True), headers=signed, allow_redirects=False, proxy=self._proxy
             ) as response:
@@ -144,6 +149,7 @@ class S3Ufs:
             raise StaleVersion("the object has changed", key=wanted.key)
 
     async def _list(self, prefix: str, key: str, *, limit: int, token: str | None = None) -> dict[str, Any]:
+        self._refuse_if_closed()
         following = {} if token is None else {"ContinuationToken": token}
         async with deadline(self._limits.request_timeout_s):
             with translated(key):
@@ -154,10 +160,12 @@ class S3Ufs:
         return reply
 
     async def _head(self, key: str) -> UfsFile | None:
+        self._refuse_if_closed()
+        full = self._object(key)
         try:
             async with deadline(self._limits.request_timeout_s):
                 with translated(key):
-                    reply = await self._session.client.head_object(Bucket=self._uri.root, Key=self._uri.full_key(key))
+                    reply = await self._session.client.head_object(Bucket=self._uri.root, Key=full)
         except NotFound:
             return None
         self._check_region(reply)
@@ -167,8 +175,9 @@ class S3Ufs:
         return file
 
     async def _has_keys_below(self, key: str) -> bool:
-        reply = await self._list(self._prefix(key), key, limit=1)
-        return bool(reply.get("Contents") or reply.get("CommonPrefixes"))
+        prefix = self._prefix(key)
+        reply = await self._list(prefix, key, limit=1)
+        return not prefix or bool(reply.get("Contents") or reply.get("CommonPrefixes"))
 
     def _check_region(self, reply: dict[str, Any]) -> None:
         """botocore follows a bucket into its region by itself; data GETs would not, so the mount must name it."""
@@ -181,7 +190,31 @@ class S3Ufs:
         return f"{full}/" if full else ""
 
     def _url(self, key: str) -> str:
-        return f"{self._session.address.base}/{quote(self._uri.full_key(key), safe='/~')}"
+        return f"{self._session.address.base}/{quote(self._object(key), safe='/~')}"
+
+    def _object(self, key: str) -> str:
+        full = self._uri.full_key(key)
+        if len(full.encode()) > OBJECT_KEY_BYTES_MAX:
+            raise NotFound("no object has so long a name", key=key)
+        return full
+
+    @contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        """The one door for aiohttp's exceptions. They are not chained: some hold the signed request."""
+        try:
+            yield
+        except aiohttp.ClientSSLError:
+            raise UfsError("the server's certificate is not trusted; set the mount's CA file", key=key) from None
+        except (aiohttp.ClientError, OSError) as e:  # TimeoutError is an OSError
+            reason = type(e).__name__
+            raise UfsUnavailable(f"the S3 server cannot be reached or stopped sending ({reason})", key=key) from None
+        except RuntimeError:  # aiohttp's word for a session that was closed under it
+            self._refuse_if_closed()
+            raise
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise UfsUnavailable("this under store is closed")
 
     def _where(self) -> dict[str, str]:
         return {"server.address": urlsplit(self._session.address.base).hostname or ""}
@@ -221,6 +254,10 @@ async def _cut(content: aiohttp.StreamReader, skip: int, wanted: Wanted) -> Asyn
             yield piece
 
 
+async def _nothing() -> None:
+    """Where there is nothing to ask."""
+
+
 async def _both(head: Awaitable[UfsFile | None], below: Awaitable[bool]) -> tuple[UfsFile | None, bool]:
     """Runs two requests side by side and waits for both; the first one's error counts."""
     file, is_directory = await asyncio.gather(head, below, return_exceptions=True)
@@ -235,15 +272,3 @@ def _proxy(base: str) -> str | None:
     """The environment's proxy for that address, as botocore's own requests use it."""
     parts = urlsplit(base)
     return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
-
-
-@contextmanager
-def _translated_data(key: str) -> Iterator[None]:
-    """The one door for aiohttp's exceptions. They are not chained: some hold the signed request."""
-    try:
-        yield
-    except aiohttp.ClientSSLError:
-        raise UfsError("the server's certificate is not trusted; set the mount's CA file", key=key) from None
-    except (aiohttp.ClientError, OSError) as e:  # TimeoutError is an OSError
-        reason = type(e).__name__
-        raise UfsUnavailable(f"the S3 server cannot be reached or stopped sending ({reason})", key=key) from None

@@ -12,7 +12,8 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from aiobotocore.config import AioConfig
@@ -23,6 +24,7 @@ from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.handlers import add_expect_header
 from botocore.loaders import create_loader
+from botocore.utils import parse_timestamp
 
 from forebay.contracts import UfsOptions
 from forebay.errors import ConfigError, UfsDenied, UfsError, UfsUnavailable
@@ -78,6 +80,8 @@ class S3Session:
             with translated(""):
                 session = AioSession(profile=None if options.profile == "default" else options.profile)
                 session.register_component("data_loader", _MODELS)
+                parsers = session.get_component("response_parser_factory")
+                parsers.set_parser_defaults(timestamp_parser=parse_time)
                 ca_file = options.ca_file or session.get_config_variable("ca_bundle")
                 _check_ca_file(ca_file)
                 client = await stack.enter_async_context(_client(session, options, credentials, limits))
@@ -113,6 +117,15 @@ class S3Session:
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
     """Trust for the data connections: ``ca_file``, else what the system trusts."""
     return ssl.create_default_context(cafile=ca_file)
+
+
+def parse_time(text: Any) -> datetime:
+    """ISO 8601 as listings have it; what else there is goes to botocore, whose parser was 2/3 of a listing's CPU."""
+    try:
+        time = datetime.fromisoformat(text)
+    except (ValueError, TypeError):
+        return cast(datetime, parse_timestamp(text))
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 @asynccontextmanager
