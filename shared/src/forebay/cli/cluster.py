@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from forebay.cli.children import Child, ChildSpec, wait_ready
+from forebay.cli.folders import OwnedFolder, sweep
 from forebay.errors import ConfigError, NotReady
 
 READY_TIMEOUT_S = 60.0
@@ -110,8 +110,9 @@ class LocalCluster:
 
     def __init__(self, spec: ClusterSpec, *, folder: Path | None = None, shm: Path | None = None) -> None:
         self.spec = spec
-        self._parents = (folder, shm or memory_folder())
+        self._parents = (folder or Path(tempfile.gettempdir()), shm or memory_folder())
         self._places: Places | None = None
+        self._owned: list[OwnedFolder] = []
         self.children: dict[str, Child] = {}
 
     @property
@@ -138,7 +139,7 @@ class LocalCluster:
         """
         count = 1 + self.spec.workers + len(self.spec.mount_dirs)
         ports = _ports(self.spec.port, count)
-        folder, shm = _folders(*self._parents)
+        folder, shm = self._make_folders()
         self._places = places = Places(folder, shm, ports)
         places.logs.mkdir()
         for number in range(self.spec.workers):
@@ -150,6 +151,16 @@ class LocalCluster:
         env = {**os.environ, **self.spec.environ}
         for child in child_specs(self.spec, places):
             self.children[child.name] = Child(child, logs=places.logs, env=env)
+
+    def _make_folders(self) -> tuple[Path, Path]:
+        """Two private folders, after those of killed commands were swept; ``stop`` removes what was made."""
+        try:
+            for parent in self._parents:
+                sweep(parent)
+                self._owned.append(OwnedFolder(parent))
+        except OSError as e:
+            raise ConfigError("folder", f"{e.filename}: {e.strerror}") from e
+        return self._owned[0].path, self._owned[1].path
 
     def start(self) -> None:
         """Start all, the master first, and wait until they are ready.
@@ -179,9 +190,8 @@ class LocalCluster:
         killed = [n for n, c in reversed(self.children.items()) if not c.stop(STOP_TIMEOUT_S)]
         for directory in self.spec.mount_dirs:
             detach_dead(directory)
-        if self._places is not None:
-            shutil.rmtree(self._places.shm, ignore_errors=True)
-            shutil.rmtree(self._places.folder, ignore_errors=True)
+        for owned in reversed(self._owned):
+            owned.remove()
         return killed
 
     def kill(self, name: str) -> None:
@@ -238,20 +248,6 @@ def memory_folder() -> Path:
     """Where tier directories in memory go: /dev/shm, or what there is."""
     shm = Path("/dev/shm")
     return shm if shm.is_dir() and os.access(shm, os.W_OK) else Path(tempfile.gettempdir())
-
-
-def _folders(parent: Path | None, shm_parent: Path) -> tuple[Path, Path]:
-    """Two new private folders, named after this process, so that one left by a crash can be told from one in use."""
-    prefix = f"forebay-{os.getpid()}-"
-    made: list[Path] = []
-    try:
-        for place in (parent, shm_parent):
-            made.append(Path(tempfile.mkdtemp(prefix=prefix, dir=place)))  # noqa: PERF401  # what was made is undone
-    except OSError as e:
-        for folder in made:
-            folder.rmdir()
-        raise ConfigError("folder", f"{e.filename}: {e.strerror}") from e
-    return made[0], made[1]
 
 
 def _ports(first: int, count: int) -> tuple[int, ...]:
