@@ -1,7 +1,7 @@
-"""``python -m bench NAME [--json] [--quick]``: runs the figures of one bench, of all, or one figure (``first.rpc_vs_h1``).
+"""``python -m bench NAME [--json] [--quick]``: the figures of one bench, of all, or one figure (``first.rpc_vs_h1``).
 
-Each figure is one JSON line on standard output with ``--json``, a row of a table without; progress goes to standard error.
-Exit status 1 when a figure misses its goal (never with ``--quick``, which judges nothing).
+With ``--json`` each figure is one JSON line on standard output, without it a row of a table; progress goes to standard
+error. Exit status 1 when a figure misses its goal (never with ``--quick``, which judges nothing).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from bench.figures import Figure, Options, table
 
 MODULES = {"first": ("bench.first_transport", "bench.first_gateway")}
-"""Bench names and the modules that hold their figures, each with ``FIGURES: dict[str, Callable[[Options], Figure]]``."""
+"""Bench names and the modules with their figures, each as ``FIGURES: dict[str, Callable[[Options], Figure]]``."""
 
 Measure = Callable[[Options], Figure]
 

@@ -1,8 +1,8 @@
 """What all benches share: paired runs, the median's interval, and one JSON line per figure.
 
-A figure compares two sides measured in turn (A B A B …) in one run. The ratio's median is reported with its 90 % interval
-(order statistics, no assumption about the distribution); pairs are added until that interval is narrower than half its
-distance to the goal, or `PAIRS_MAX` pairs are done. Side A against itself tells the noise.
+A figure compares two sides measured in turn (A B A B …) in one run. The ratio's median is reported with its 90 %
+interval (order statistics, no assumption about the distribution); pairs are added until that interval is narrower than
+half its distance to the goal, or `PAIRS_MAX` pairs are done. Side A against itself tells the noise.
 """
 
 from __future__ import annotations
