@@ -71,11 +71,13 @@ class S3Server:
         self._process.wait_ready(self.is_serving, READY_TIMEOUT_S)
 
     def is_serving(self) -> bool:
-        """Whether the S3 port answers its health check."""
+        """Whether the S3 port answers its health check and the volumes are there (after a restart they come later)."""
         try:
-            with urlopen(f"{self.endpoint}/healthz", timeout=1) as reply:
-                return bool(reply.status == 200)
-        except (URLError, OSError):
+            with urlopen(f"{self.endpoint}/healthz", timeout=1):
+                pass
+            with urlopen(f"http://127.0.0.1:{self._ports[0]}/dir/status", timeout=1) as reply:
+                return bool(json.load(reply)["Topology"]["Max"])
+        except (URLError, OSError, ValueError, KeyError):
             return False
 
     def stop(self) -> None:
@@ -83,6 +85,9 @@ class S3Server:
         if self._process is not None:
             self._process.stop(kill=True)
             self._process = None
+        for port in [*self._ports, *(port + GRPC_OFFSET for port in self._ports)]:
+            for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # where the server always puts them
+                socket.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Kills it and removes its data."""
@@ -257,6 +262,18 @@ def _weed_command(folder: Path, ports: list[int]) -> list[str | Path]:
     master, volume, filer, s3 = ports
     local = ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-master.port={master}", f"-volume.port={volume}"]
     gateway = ["-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
+    # Without it a restarted master waits ten seconds and more for votes that nobody else has.
+    quick = ["-master.electionTimeout=1s", "-master.heartbeatInterval=200ms"]
     sizes = ["-master.volumeSizeLimitMB=1024", "-volume.max=0", "-master.telemetry=false"]
     config = f"-s3.config={folder / 's3.json'}"
-    return [tool("weed"), "-logtostderr=true", "server", f"-dir={folder / 'data'}", *local, *gateway, config, *sizes]
+    return [
+        tool("weed"),
+        "-logtostderr=true",
+        "server",
+        f"-dir={folder / 'data'}",
+        *local,
+        *gateway,
+        config,
+        *quick,
+        *sizes,
+    ]
