@@ -42,6 +42,24 @@ def test_a_reply_of_any_size_arrives_whole() -> None:
     run(main())
 
 
+def test_everything_works_on_asyncios_own_loop_as_well() -> None:
+    async def main() -> None:
+        async with pair() as p:
+            buffer = bytearray(9_000_001)
+            reply = await p.client.read_into(p.peer, "/bytes/9000001", memoryview(buffer), deadline=soon())
+            assert reply.length == 9_000_001
+            assert buffer == (BODY * 9)[:9_000_001]
+            answer = await p.client.fetch(p.peer, "POST", "/crc", body=BODY * 5, deadline=soon())
+            assert answer.body.decode() == f"{zlib.crc32(BODY * 5)} {len(BODY) * 5}"
+            await p.client.read_into(p.peer, "/reused", memoryview(buffer), deadline=soon())
+            assert [buffer[n << 20] for n in range(8)] == list(range(8))
+            with pytest.raises(DeadlineExceeded):
+                await p.client.fetch(p.peer, "GET", "/hold", deadline=soon(0.02))
+            await eventually(lambda: p.seen.cancelled == 1)
+
+    asyncio.run(main())
+
+
 def test_a_request_body_of_any_size_arrives_whole() -> None:
     async def main() -> None:
         async with pair() as p:
