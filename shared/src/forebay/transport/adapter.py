@@ -370,12 +370,25 @@ class ServerConnection(Connection[ServerEngine[ParsedRequest]]):
                     scope.status = await self._respond(request)
                 except ConnectionError:  # the client is gone, or will be: nobody is left to tell
                     scope.status = 0 if stream.is_closed else 500
+            if stream.sent is Phase.END and not stream.is_closed:
+                await self._take_rest(exchange)
         finally:
             request._task = None  # type: ignore[assignment]  # breaks the cycle task -> request -> task
             if not stream.is_closed:
                 is_complete = stream.sent is Phase.END
                 self.engine.reset(stream, ErrorCode.NO_ERROR if is_complete else ErrorCode.INTERNAL_ERROR)
                 self.flush_soon()
+
+    async def _take_rest(self, exchange: Exchange) -> None:
+        """Throws away what still comes of a request whose reply is complete. A stream may be reset then (RFC 9113,
+        8.1), but curl 7 forgets a reply that came before it had sent everything; within bounds it may finish."""
+        left, payload = self.limits.linger_bytes_max, exchange.payload
+        try:
+            async with asyncio.timeout(self.limits.linger_s):
+                while left > 0 and not payload.is_eof() and not exchange.stream.is_closed:
+                    left -= len(await payload.readany())
+        except (TimeoutError, ConnectionError):
+            return
 
     async def _respond(self, request: web.BaseRequest) -> int:
         """Runs the handler and sends what it returns; the status sent."""

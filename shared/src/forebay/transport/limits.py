@@ -46,6 +46,9 @@ class Limits:
     """The kernel's buffer towards peers on this host: what is under way then stays in the processor's cache (1.5 to 1.8
     times the rate of the kernel's own choice). Towards other hosts the kernel chooses."""
     body_read_ahead_bytes: int = 1 << 16
+    linger_s: float = 1.0
+    linger_bytes_max: int = 4 << 20
+    """How much of a request body is taken after its reply, for clients that cannot read before they have written."""
     reply_bytes_max: int = 64 << 20
     error_reply_bytes_max: int = 64 << 10
     waiters_max: int = 4096
