@@ -39,6 +39,9 @@ ZNODE_BYTES_MAX = 1_000_000
 
 RECONNECT = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 2.0, "max_jitter": 0.4}
 
+CONNECT_WAIT_S = 1.0
+"""How long to wait for a connection before it counts as missing and is said so; connecting goes on all the while."""
+
 STARTED_AFTER_S = 1.0
 REVIVE_SESSIONS = 2.0
 """Without a connection for so many session times, a new session is begun."""
@@ -165,10 +168,10 @@ class ZooKeeper:
         """Returns in a live session.
 
         Raises:
-            PeerUnavailable: none within the call's time-out.
+            PeerUnavailable: none within ``CONNECT_WAIT_S``.
         """
         try:
-            async with asyncio.timeout(self._call_timeout_s):
+            async with asyncio.timeout(min(CONNECT_WAIT_S, self._call_timeout_s)):
                 await self._connected.wait()
         except TimeoutError as e:
             raise PeerUnavailable(f"no ZooKeeper answers at {self.address}", address=self.address) from e

@@ -79,7 +79,7 @@ class ZooKeeperRegistry:
         except DeadlineExceeded as e:
             address = self._zookeeper.address
             why = self._failure.message if self._failure else "no answer yet"
-            raise PeerUnavailable(f"the ZooKeeper registry at {address} is of no use: {why}", address=address) from e
+            raise PeerUnavailable(f"the ZooKeeper registry at {address} cannot be used: {why}", address=address) from e
 
     async def announce(self, member: Member) -> None:
         """See ``Registry.announce``."""
