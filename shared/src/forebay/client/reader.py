@@ -243,8 +243,10 @@ class Reader:
     async def _direct(self, missing: list[Piece], view: memoryview, deadline: Deadline) -> None:
         """Requests straight into the caller's buffer; long ones in parts, pulled by a few streams."""
         jobs = [part for piece in missing for part in _cut(piece)]
-        if len(jobs) == 1:
-            return await self._fetch(jobs[0], view, deadline)
+        if len(jobs) <= 1:
+            for job in jobs:
+                await self._fetch(job, view, deadline)
+            return
         queue = iter(jobs)
 
         async def pull() -> None:

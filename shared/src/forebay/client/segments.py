@@ -12,7 +12,6 @@ buffer goes back to the pool only after its fetch has ended, so a cancelled fetc
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import mmap
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
@@ -25,18 +24,15 @@ IDLE_S = 1.0
 """A finished segment that nobody touched for so long makes room for another."""
 
 FREE_BUFFERS_MAX = 16
-"""Full-size buffers kept for the next segments. A fresh one of 4 MiB costs 4 ms of page faults on a virtual machine,
-0.4 with huge pages once the kernel has some, a kept one nothing (measured); so they are huge, private, and kept."""
+"""Full-size buffers kept for the next segments. A fresh one of 4 MiB costs 3 to 4 ms of page faults on a virtual
+machine (measured), a kept one nothing. Huge pages were tried and left: the first use of one cost 15 ms there."""
 
 Buffer = bytearray | mmap.mmap
 
 
 def full_buffer(size: int) -> Buffer:
-    """Memory of its own, in huge pages where the kernel grants them."""
-    buffer = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel without them
-        buffer.madvise(mmap.MADV_HUGEPAGE)
-    return buffer
+    """Memory of its own: unlike a bytearray's it is not written before it is used, and the kernel gets it back."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 @dataclass(frozen=True)
