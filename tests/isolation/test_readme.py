@@ -1,0 +1,55 @@
+"""The README names commands and flags that exist, and the documents it points to."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from forebay.runtime import ServiceSettings
+from forebay_fuse.settings import FuseSettings
+from forebay_master.settings import MasterSettings
+from forebay_worker.settings import WorkerSettings
+
+from .conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+SETTINGS: dict[str, type[ServiceSettings]] = {
+    "forebay-master": MasterSettings,
+    "forebay-worker": WorkerSettings,
+    "forebay-fuse": FuseSettings,
+}
+
+
+def fields(text: str) -> set[str]:
+    """The fields that the flags in ``text`` would set."""
+    return {flag.replace("-", "_") for flag in re.findall(r"(?<![\w-])--([a-z][a-z-]+)", text)}
+
+
+@pytest.mark.parametrize("service", SETTINGS)
+def test_the_commands_of_a_service_have_flags_that_exist(service: str) -> None:
+    (command,) = re.findall(rf"^{service} (?:.*\\\n)*.*$", README, re.MULTILINE)
+
+    assert fields(command)
+    assert fields(command) <= set(SETTINGS[service].model_fields)
+
+
+def test_flags_in_the_text_about_services_exist_in_one_of_them() -> None:
+    section = README[README.index("## Run the services") : README.index("## Read from Python")]
+    known = {name for kind in SETTINGS.values() for name in kind.model_fields} | {"help", "version"}
+
+    assert fields(section) <= known
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "SEMANTICS.md", "GLOSSARY.md", "DESIGN.md"])
+def test_links_between_documents_lead_somewhere(document: str) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / document).read_text()):
+        assert (ROOT / target).is_file(), target
+
+
+def test_targets_that_the_documents_name_are_in_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+
+    for document in ("README.md", "CONTRIBUTING.md"):
+        named = set(re.findall(r"make ([a-z]+)\b", (ROOT / document).read_text()))
+        assert named <= targets, document
