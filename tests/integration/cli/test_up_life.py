@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from forebay.cli.children import probe
 from forebay.testing.cluster import eventually
 from tests.integration.cli.kit import UP, Running, assert_nothing_left, children_of, shm_of, started
 
@@ -41,6 +43,12 @@ class Up:
         eventually(lambda: name in children_of(self.running.child.pid), what=name)
         os.kill(children_of(self.running.child.pid)[name], signal.SIGKILL)
         eventually(lambda: self.running.said.count(words) > before.count(words), what=words)
+
+    def port_of(self, name: str) -> int:
+        """Where a service listens, as the command says."""
+        found = re.search(rf"^{name}\s+127\.0\.0\.1:(\d+)", self.running.said, re.MULTILINE)
+        assert found is not None, self.running.said
+        return int(found[1])
 
     def assert_gone(self) -> None:
         """Nothing of it is left, and the mount directory is an empty directory again."""
@@ -115,8 +123,8 @@ def test_the_master_and_the_gateway_are_started_again_when_they_die(tmp_path: Pa
         eventually(lambda: up.same_as(source), what="the mount", timeout_s=30)
         up.kill("master")
         up.running.says("master is started again")
-        (source / "new").write_text("seen by the new master")
-        eventually(lambda: up.same_as(source), what="the new file", timeout_s=90)
+        eventually(lambda: probe(up.port_of("master")) == 200, what="the master", timeout_s=30)
+        assert up.same_as(source)
         up.pids |= {f"{k} again": v for k, v in children_of(up.running.child.pid).items()}
         up.running.signal(signal.SIGTERM)
         assert up.running.ended().code == 0

@@ -91,6 +91,7 @@ def test_sixty_four_readers_of_one_cold_file_cost_one_get_per_extent(lake: Lake)
     # given a file that nobody has read, of three blocks and six extents
     body = random.Random(64).randbytes(3 * BLOCK_BYTES - 5)
     lake.put("cold.bin", body)
+    eventually((lake.cluster.mount / "cold.bin").exists, what="the new name")
     before = {
         name: total(lake.cluster, name, **labels)
         for name, labels in (
