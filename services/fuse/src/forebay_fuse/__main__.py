@@ -6,16 +6,39 @@ import sys
 from collections.abc import Sequence
 
 import forebay_fuse
+from forebay.errors import ConfigError
 from forebay.runtime import load, run
 from forebay_fuse.app import serve
 from forebay_fuse.settings import FuseSettings
 
 
 def arguments(argv: Sequence[str]) -> list[str]:
-    """``forebay-fuse DIR …`` is short for ``--mountpoint DIR``."""
-    if argv and not argv[0].startswith("-"):
-        return ["--mountpoint", *argv]
-    return list(argv)
+    """``forebay-fuse DIR …`` is short for ``--mountpoint DIR``, wherever ``DIR`` stands between the flags.
+
+    Raises:
+        ConfigError: more than one directory.
+    """
+    out: list[str] = []
+    rest = iter(argv)
+    for word in rest:
+        if not word.startswith("-"):
+            out += ["--mountpoint", word]
+            continue
+        out.append(word)
+        if _takes_value(word) and (value := next(rest, None)) is not None:
+            out.append(value)
+    if sum(word == "--mountpoint" or word.startswith("--mountpoint=") for word in out) > 1:
+        raise ConfigError("--mountpoint", "one directory, please: a gateway has one mount")
+    return out
+
+
+def _takes_value(flag: str) -> bool:
+    """Whether the next word belongs to ``flag``; of a misspelt one as well, so that it is the one that is named."""
+    if "=" in flag or flag in ("-h", "--help", "--version"):
+        return False
+    name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
+    field = FuseSettings.model_fields.get(name)
+    return field is None or field.annotation not in (bool, bool | None)
 
 
 def main() -> int:

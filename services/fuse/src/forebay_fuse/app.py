@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import secrets
 import socket
 import time
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
 
 import forebay_fuse
 from forebay.client import Client, ClientOptions
 from forebay.contracts import WIRE_VERSION, LookupReply, StatusReply
 from forebay.errors import ConfigError, ForebayError, NotFound, PeerError
-from forebay.runtime import Deadline, Supervisor, check_exposure, logs, stop_event
+from forebay.runtime import Deadline, check_exposure, logs, stop_event
 from forebay.telemetry import Telemetry, setup
 from forebay.transport import HttpServer
 from forebay.transport.app import ServiceInfo, make_app
 from forebay_fuse import mounting
 from forebay_fuse.device import Device
-from forebay_fuse.gateway import Gateway, View
+from forebay_fuse.gateway import Gateway
 from forebay_fuse.inodes import InodeTable
 from forebay_fuse.settings import FuseSettings
+from forebay_fuse.view import View
 
 REQUEST_MAX = 64 << 10
 """Longest request of the kernel on a read-only mount, with room."""
 
 UNMOUNT_RETRY_S = 0.2
+INIT_TIMEOUT_S = 10.0
 LOG = logs.get("forebay_fuse.app")
 
 
@@ -67,8 +73,8 @@ def view_of(settings: FuseSettings) -> View:
 class Service:
     """One gateway's parts, wired."""
 
-    def __init__(self, settings: FuseSettings, spawner: Supervisor) -> None:
-        self.settings, self.spawner = settings, spawner
+    def __init__(self, settings: FuseSettings) -> None:
+        self.settings = settings
         self.started_at_s = time.time()
         self.member_id = settings.member_id or f"{socket.gethostname()[:200]}-fuse-{secrets.token_hex(3)}"
         self.telemetry: Telemetry = setup(
@@ -84,10 +90,11 @@ class Service:
         self.session: mounting.Session | None = None
         self.gateway: Gateway | None = None
         self.device: Device | None = None
+        self.is_ready = False
 
     def waiting_for(self) -> tuple[str, ...]:
         """What keeps this gateway from being ready."""
-        return () if self.device is not None and not self.device.ended.is_set() else ("mount",)
+        return () if self.is_ready and self.device is not None and not self.device.ended.is_set() else ("mount",)
 
     def status(self) -> StatusReply:
         """``GET /v1/status``."""
@@ -123,18 +130,33 @@ class Service:
         root = await self._root()
         if root.entry.kind != "dir":
             raise ConfigError("root", f"{settings.root} is no directory")
-        path = settings.root.rstrip("/") or "/"
-        inodes = InodeTable(root.entry, path, root.mount_id)
-        self.gateway = Gateway(self.client, view_of(settings), inodes, self.spawner, self.telemetry)
-        self.session = await asyncio.to_thread(mounting.mount, mountpoint, allow_other=settings.allow_other)
-        self.device = Device(self.session.device, self.gateway.handle, request_max=REQUEST_MAX)
-        self.gateway.attach(self.device)
-        self.device.start()
+        good_until_s = None if root.valid_s is None else time.monotonic() + root.valid_s
+        inodes = InodeTable(root.entry, settings.root, root.mount_id, good_until_s=good_until_s)
+        self.gateway = Gateway(self.client, view_of(settings), inodes, self.telemetry)
+        await self._mount(mountpoint, self.gateway)
+        self.is_ready = True
+        LOG.info("ready", address=self.server.address, member_id=self.member_id, mountpoint=str(mountpoint))
+
+    async def _mount(self, mountpoint: Path, gateway: Gateway) -> None:
+        settings = self.settings
+        others = os.geteuid() == 0 if settings.allow_other is None else settings.allow_other
+        mounted = asyncio.ensure_future(asyncio.to_thread(mounting.mount, mountpoint, allow_other=others))
+        try:
+            self.session = await asyncio.shield(mounted)
+        except asyncio.CancelledError:
+            self.session = await mounted  # the thread goes on: what it mounts must be taken down
+            raise
+        device = self.device = Device(self.session.device, gateway.handle, request_max=REQUEST_MAX)
+        gateway.waits.on_full, gateway.waits.on_room = device.pause, device.resume
+        gateway.attach(device)
+        device.start()
+        async with Deadline.after(INIT_TIMEOUT_S).timeout():
+            if not await gateway.negotiated:
+                raise ConfigError(mounting.SETTING, "this kernel's FUSE is too old: Linux 5.4 is the least")
         if settings.read_ahead_kib:
-            raised = await asyncio.to_thread(mounting.raise_read_ahead, mountpoint, settings.read_ahead_kib)
+            raised = await asyncio.to_thread(mounting.raise_read_ahead, self.session, settings.read_ahead_kib)
             if not raised:
                 LOG.warning("read_ahead_not_raised", wanted_kib=settings.read_ahead_kib)
-        LOG.info("ready", address=self.server.address, member_id=self.member_id, mountpoint=str(mountpoint))
 
     async def _root(self) -> LookupReply:
         deadline = Deadline.after(self.settings.registry_timeout)
@@ -151,32 +173,54 @@ class Service:
     async def serve(self, stop: asyncio.Event) -> None:
         """Until ``stop`` and the unmount that follows, or until somebody else has unmounted."""
         assert self.device is not None
-        ended = asyncio.ensure_future(self.device.ended.wait())
-        stopped = asyncio.ensure_future(stop.wait())
-        await asyncio.wait((ended, stopped), return_when=asyncio.FIRST_COMPLETED)
-        for waiter in (ended, stopped):
-            waiter.cancel()
+        await first_of(stop.wait(), self.device.ended.wait())
         if not self.device.ended.is_set():
-            await self._unmount()
+            stop.clear()
+            await self._unmount(stop)
 
-    async def _unmount(self) -> None:
+    async def _unmount(self, again: asyncio.Event) -> None:
+        """Unmounts. While files are open it goes on serving them, until ``busy_timeout`` or a second signal."""
         assert self.session is not None
         deadline = Deadline.after(self.settings.busy_timeout)
+        said = False
         while not await asyncio.to_thread(mounting.unmount, self.session):
-            if deadline.expired:
-                LOG.warning("detached_while_busy", mountpoint=str(self.session.mountpoint))
-                await asyncio.to_thread(mounting.detach, self.session.mountpoint)
-                return
-            await asyncio.sleep(UNMOUNT_RETRY_S)
+            if again.is_set() or deadline.expired:
+                return  # `close` takes it away
+            if not said:
+                LOG.warning(
+                    "mount_is_busy", mountpoint=str(self.session.mountpoint), waits_s=self.settings.busy_timeout
+                )
+                said = True
+            await first_of(again.wait(), asyncio.sleep(UNMOUNT_RETRY_S))
 
     async def close(self) -> None:
-        """Takes down what ``start`` made, in reverse."""
-        if self.device is not None:
-            self.device.close()
+        """Takes down what ``start`` made, in reverse; a mount that is still there is taken away with what is open."""
+        self.is_ready = False
+        if self.session is not None and await asyncio.to_thread(mounting.is_there, self.session):
+            LOG.warning("mount_abandoned", mountpoint=str(self.session.mountpoint))
+            if not await asyncio.to_thread(mounting.abandon, self.session):
+                LOG.error("mount_left_behind", mountpoint=str(self.session.mountpoint))
         if self.gateway is not None:
             await self.gateway.close()
+        if self.device is not None:
+            self.device.close()
+        elif self.session is not None:
+            os.close(self.session.device)
         await self.client.close()
         await self.server.close()
+
+
+async def first_of(*works: Coroutine[Any, Any, Any]) -> None:
+    """Runs all until one ends; the rest is cancelled. An error of one is raised."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 async def serve(settings: FuseSettings) -> int:
@@ -184,15 +228,14 @@ async def serve(settings: FuseSettings) -> int:
     logs.setup("forebay-fuse", settings.log_level, settings.log_json)
     check_exposure(settings)
     stop = stop_event()
-    service: Service | None = None
+    service = Service(settings)
     try:
-        async with Supervisor() as spawner, AsyncExitStack() as stack:
-            service = Service(settings, spawner)
+        async with AsyncExitStack() as stack:
             stack.push_async_callback(service.close)
-            await service.start()
-            gc.freeze()
-            await service.serve(stop)
+            await first_of(service.start(), stop.wait())
+            if service.is_ready:
+                gc.freeze()
+                await service.serve(stop)
     finally:
-        if service is not None:
-            await asyncio.to_thread(service.telemetry.shutdown)
+        await asyncio.to_thread(service.telemetry.shutdown)
     return 0

@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import queue
+import threading
+import time
 from collections.abc import Callable, Sequence
 
 from forebay.runtime import logs
 
 BURST = 32
-"""Requests taken from the device before other callbacks of the loop get their turn."""
+BURST_S = 0.003
+"""Requests taken from the device, and time spent on them, before other callbacks of the loop get their turn: bytes that
+arrive from workers are read by the same loop."""
 
-_RETRY = (errno.EINTR, errno.ENOENT, errno.EAGAIN)
+NOTICES_MAX = 4096
+"""Notifications that wait for the kernel. More are dropped: they save time, nothing depends on them."""
+
+_AGAIN = (errno.EINTR, errno.ENOENT)  # ENOENT: the request was interrupted before we could read it
+_GONE = (errno.ENOENT, errno.ENODEV, errno.ECONNABORTED)  # nobody waits for this reply any more
 LOG = logs.get(__name__)
 
 Buffer = bytes | bytearray | memoryview
@@ -29,51 +38,115 @@ class Device:
         self._handle = handle
         self._buffer = memoryview(bytearray(request_max))
         self._vector = [self._buffer]
+        self._reading = False
+        self._notices = Notices(self._write_notice)
         self.ended = asyncio.Event()
 
     def start(self) -> None:
         """Begins to read."""
         os.set_blocking(self._fd, False)
-        asyncio.get_running_loop().add_reader(self._fd, self._readable)
+        self.resume()
+
+    def pause(self) -> None:
+        """Leaves further requests in the kernel."""
+        if self._reading:
+            self._reading = False
+            asyncio.get_running_loop().remove_reader(self._fd)
+
+    def resume(self) -> None:
+        """Reads (again)."""
+        if not self._reading and self._fd >= 0 and not self.ended.is_set():
+            self._reading = True
+            asyncio.get_running_loop().add_reader(self._fd, self._readable)
 
     def close(self) -> None:
         """Stops reading and closes the device: what still waits in the kernel gets ENOTCONN."""
+        self.pause()
         if self._fd >= 0:
-            asyncio.get_running_loop().remove_reader(self._fd)
+            self._notices.close()
             os.close(self._fd)
             self._fd = -1
         self.ended.set()
 
     def _readable(self) -> None:
+        until_s = time.monotonic() + BURST_S
         for _ in range(BURST):
             try:
                 n = os.readv(self._fd, self._vector)
+            except BlockingIOError:
+                return
             except OSError as e:
-                if e.errno in _RETRY:
-                    if e.errno == errno.EAGAIN:
-                        return
+                if e.errno in _AGAIN:
                     continue
-                if e.errno != errno.ENODEV:
-                    LOG.error("device_failed", error=str(e))
-                asyncio.get_running_loop().remove_reader(self._fd)
-                self.ended.set()
+                self._end(e)
                 return
             self._handle(self._buffer[:n])
+            if not self._reading or time.monotonic() > until_s:
+                return
 
-    def reply(self, parts: Sequence[Buffer]) -> None:
-        """Sends one reply, in one write. A request that was interrupted meanwhile has nobody to get it."""
+    def _end(self, error: OSError) -> None:
+        if error.errno not in (errno.ENODEV, errno.ECONNABORTED):  # not by an unmount
+            LOG.error("device_failed", error=str(error))
+        self.pause()
+        self.ended.set()
+
+    def reply(self, parts: Sequence[Buffer]) -> bool:
+        """Sends one reply, in one write; whether the kernel took it. It does not when nobody waits any more."""
         if self._fd < 0:
-            return
+            return False
         try:
             os.writev(self._fd, parts)
         except OSError as e:
-            if e.errno not in (errno.ENOENT, errno.ENODEV):
-                raise
+            if e.errno not in _GONE:
+                LOG.error("reply_refused", errno=errno.errorcode.get(e.errno or 0), bytes=sum(map(len, parts)))
+            return False
+        return True
 
     def notify(self, message: bytes) -> None:
-        """Sends a notification. Blocks while the kernel waits for one of our replies: not on the loop."""
+        """Sends a notification, later and from another thread: the kernel may first want replies of ours."""
+        if self._fd >= 0:
+            self._notices.put(message)
+
+    def _write_notice(self, message: bytes) -> None:
         try:
             os.write(self._fd, message)
         except OSError as e:
-            if e.errno not in (errno.ENOENT, errno.ENODEV, errno.EBADF):
+            if e.errno not in (*_GONE, errno.EBADF):
                 LOG.warning("notification_failed", error=str(e))
+
+
+class Notices:
+    """One thread that writes notifications, begun by the first. INVAL_ENTRY takes the directory's lock, which a program
+    may hold while it waits for our answer: written by the loop it would stop both for ever."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write = write
+        self._queue: queue.Queue[bytes | None] = queue.Queue(NOTICES_MAX)
+        self._thread: threading.Thread | None = None
+
+    def put(self, message: bytes) -> None:
+        """Queues one; drops it when the queue is full."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="fuse-notices", daemon=True)
+            self._thread.start()
+        try:
+            self._queue.put_nowait(message)
+        except queue.Full:
+            LOG.warning("notification_dropped", limit=NOTICES_MAX)
+
+    def close(self) -> None:
+        """Ends the thread after what it is writing; what still waits is dropped."""
+        if self._thread is None:
+            return
+        while True:
+            try:
+                self._queue.get_nowait()
+            except queue.Empty:
+                break
+        self._queue.put_nowait(None)
+        self._thread.join(timeout=1.0)
+        self._thread = None
+
+    def _run(self) -> None:
+        while (message := self._queue.get()) is not None:
+            self._write(message)

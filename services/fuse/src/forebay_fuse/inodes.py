@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from forebay.contracts import Entry
 from forebay.errors import Overloaded
 from forebay_fuse.protocol.layout import ROOT_ID
 
-INODES_MAX = 5_000_000
+INODES_MAX = 1_000_000
+"""Some 1.2 KiB each."""
 
 
 @dataclass(slots=True)
 class Inode:
-    """One version of one path. ``lookups`` is how many references the kernel holds."""
+    """One version of one path. ``lookups`` is how many references the kernel holds; ``good_until_s`` (monotonic,
+    ``None``: for ever) how long what ``entry`` says of a directory may be told on."""
 
     node_id: int
     path: str
     entry: Entry
     mount_id: str | None
     lookups: int = 0
+    good_until_s: float | None = None
 
     @property
     def is_dir(self) -> bool:
@@ -28,7 +33,7 @@ class Inode:
 
 
 def version_of(entry: Entry) -> str:
-    """What makes another inode of the same path: the fingerprint (and size) of a file; directories have one version."""
+    """What makes another inode of the same path: the version of a file; directories have one."""
     return entry.layout.version_id if entry.layout is not None else ""
 
 
@@ -36,17 +41,30 @@ class InodeTable:
     """Inodes by node id and by (path, version).
 
     Invariants: (1) both indices hold the same inodes, but the root only stands in the first; (2) every inode but the
-    root has at least one lookup; (3) node ids are never used twice.
+    root has at least one lookup; (3) node ids are never used twice; (4) never more than the limit.
     """
 
-    def __init__(self, root: Entry, path: str, mount_id: str | None, *, limit: int = INODES_MAX) -> None:
+    def __init__(
+        self,
+        root: Entry,
+        path: str,
+        mount_id: str | None,
+        *,
+        good_until_s: float | None = None,
+        limit: int = INODES_MAX,
+    ) -> None:
         self._limit = limit
-        self._by_id: dict[int, Inode] = {ROOT_ID: Inode(ROOT_ID, path, root, mount_id, 1)}
+        self._by_id: dict[int, Inode] = {ROOT_ID: Inode(ROOT_ID, path, root, mount_id, 1, good_until_s)}
         self._by_name: dict[tuple[str, str], Inode] = {}
         self._next = ROOT_ID + 1
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether nine tenths of the limit are reached: time to ask the kernel for some back."""
+        return len(self._by_id) * 10 >= self._limit * 9
 
     def get(self, node_id: int) -> Inode | None:
         """The inode, if the kernel may still know it."""
@@ -57,7 +75,7 @@ class InodeTable:
         root = self._by_id[ROOT_ID]
         return root if path == root.path else self._by_name.get((path, ""))
 
-    def look_up(self, path: str, entry: Entry, mount_id: str | None) -> Inode:
+    def look_up(self, path: str, entry: Entry, mount_id: str | None, *, good_until_s: float | None = None) -> Inode:
         """The inode of this version, with one lookup more.
 
         Raises:
@@ -73,6 +91,7 @@ class InodeTable:
             self._by_id[inode.node_id] = self._by_name[key] = inode
         else:
             inode.entry, inode.mount_id = entry, mount_id
+        inode.good_until_s = good_until_s
         inode.lookups += 1
         return inode
 
@@ -86,6 +105,13 @@ class InodeTable:
             del self._by_id[node_id]
             del self._by_name[(inode.path, version_of(inode.entry))]
 
+    def oldest(self, count: int) -> Iterator[Inode]:
+        """Up to ``count`` files that the kernel has known longest; each is given once in a round."""
+        for inode in list(islice(self._by_id.values(), count)):
+            self._by_id[inode.node_id] = self._by_id.pop(inode.node_id)
+            if not inode.is_dir:
+                yield inode
+
     def validate(self) -> None:
         """Checks the invariants."""
         for node_id, inode in self._by_id.items():
@@ -94,3 +120,4 @@ class InodeTable:
                 assert inode.lookups > 0, inode
                 assert self._by_name[(inode.path, version_of(inode.entry))] is inode
         assert len(self._by_name) == len(self._by_id) - 1
+        assert len(self._by_id) <= self._limit

@@ -7,9 +7,12 @@ import contextlib
 import ctypes
 import errno
 import os
+import queue
+import re
 import shutil
 import socket
 import subprocess
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +21,11 @@ from forebay.runtime import logs
 
 SETTING = "mountpoint"
 FS_NAME = "forebay"
+MOUNTINFO = Path("/proc/self/mountinfo")
 MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4
-MNT_DETACH = 2
+MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 FUSERMOUNT_TIMEOUT_S = 10.0
+PROBE_TIMEOUT_S = 10.0
 LOG = logs.get(__name__)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -28,11 +33,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Session:
-    """A mount of the kernel. ``device`` is the open ``/dev/fuse``; ``privileged``: it was made by ``mount(2)``."""
+    """A mount of the kernel. ``device`` is the open ``/dev/fuse``; ``privileged``: it was made by ``mount(2)``;
+    ``number`` is its ``major:minor``, by which it is known from what others mount there later."""
 
     device: int
     mountpoint: Path
     privileged: bool
+    number: str | None = None
 
 
 def prepare(mountpoint: Path) -> Path:
@@ -41,14 +48,15 @@ def prepare(mountpoint: Path) -> Path:
     Raises:
         ConfigError: missing, no directory, not empty, or something is mounted there already.
     """
-    try:
-        os.statvfs(mountpoint)  # unlike stat, never answered from the kernel's cache
-    except OSError as e:
-        if e.errno not in (errno.ENOTCONN, errno.ECONNABORTED):
-            advice = "; create the directory first" if e.errno == errno.ENOENT else ""
-            raise ConfigError(SETTING, f"{mountpoint}: {e.strerror}{advice}") from e
+    number = _probe(mountpoint)
+    if number in (errno.ENOTCONN, errno.ECONNABORTED):
         LOG.warning("stale_mount_detached", mountpoint=str(mountpoint))
         detach(mountpoint)
+    elif number == errno.ETIMEDOUT:
+        raise ConfigError(SETTING, f"{mountpoint} does not answer: what is mounted there hangs")
+    elif number:
+        advice = "; create the directory first" if number == errno.ENOENT else ""
+        raise ConfigError(SETTING, f"{mountpoint}: {os.strerror(number)}{advice}")
     resolved = mountpoint.resolve()
     if not resolved.is_dir():
         raise ConfigError(SETTING, f"{mountpoint} is no directory")
@@ -61,6 +69,25 @@ def prepare(mountpoint: Path) -> Path:
     if names:
         raise ConfigError(SETTING, f"{mountpoint} is not empty; files in it would be hidden")
     return resolved
+
+
+def _probe(mountpoint: Path) -> int:
+    """The errno of a look at the mount point; ETIMEDOUT if there is no answer (in a thread that may stay behind)."""
+    found: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def look() -> None:
+        try:
+            os.statvfs(mountpoint)  # unlike stat, never answered from the kernel's cache
+        except OSError as e:
+            found.put(e.errno or errno.EIO)
+        else:
+            found.put(0)
+
+    threading.Thread(target=look, name="mount-probe", daemon=True).start()
+    try:
+        return found.get(timeout=PROBE_TIMEOUT_S)
+    except queue.Empty:
+        return errno.ETIMEDOUT
 
 
 def mount(mountpoint: Path, *, allow_other: bool) -> Session:
@@ -86,8 +113,9 @@ def _mount_as_root(mountpoint: Path, *, allow_other: bool) -> Session:
     if _libc.mount(FS_NAME.encode(), target, f"fuse.{FS_NAME}".encode(), flags, options.encode()):
         number = ctypes.get_errno()
         os.close(device)
-        raise ConfigError(SETTING, f"mounting on {mountpoint} failed: {os.strerror(number)}")
-    return Session(device, mountpoint, True)
+        advice = "; root needs CAP_SYS_ADMIN here" if number == errno.EPERM else ""
+        raise ConfigError(SETTING, f"mounting on {mountpoint} failed: {os.strerror(number)}{advice}")
+    return Session(device, mountpoint, True, device_at(mountpoint))
 
 
 def _mount_by_helper(mountpoint: Path, *, allow_other: bool) -> Session:
@@ -115,21 +143,21 @@ def _mount_by_helper(mountpoint: Path, *, allow_other: bool) -> Session:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             device = array.array("i", data[:4])[0]
             os.set_inheritable(device, False)
-            return Session(device, mountpoint, False)
+            return Session(device, mountpoint, False, device_at(mountpoint))
     raise ConfigError(SETTING, "fusermount3 gave no device")
 
 
 def unmount(session: Session) -> bool:
     """Unmounts; whether it could: not while files are open. Blocks; the device must be served meanwhile."""
     if session.privileged:
-        if _libc.umount2(os.fsencode(session.mountpoint), 0) == 0:
+        if _libc.umount2(os.fsencode(session.mountpoint), UMOUNT_NOFOLLOW) == 0:
             return True
         return ctypes.get_errno() in (errno.EINVAL, errno.ENOENT)  # somebody else has unmounted it
     return _helper_unmount(session.mountpoint, lazy=False)
 
 
 def detach(mountpoint: Path) -> None:
-    """Takes the mount away from the tree at once; what is open ends with its last close.
+    """Takes a mount that a dead gateway left away from the tree.
 
     Raises:
         ConfigError: we may not.
@@ -142,6 +170,14 @@ def detach(mountpoint: Path) -> None:
     raise ConfigError(SETTING, f"the stale mount on {mountpoint} cannot be detached; run: umount -l {mountpoint}")
 
 
+def abandon(session: Session) -> bool:
+    """Takes our own mount away although it is in use, and ends every request that still waits (ECONNABORTED): nobody
+    would answer them, and a notification that waits for one of them would keep this process from ending. Blocks."""
+    if session.privileged:
+        return not _libc.umount2(os.fsencode(session.mountpoint), MNT_FORCE | MNT_DETACH | UMOUNT_NOFOLLOW)
+    return _helper_unmount(session.mountpoint, lazy=True)
+
+
 def _helper_unmount(mountpoint: Path, *, lazy: bool) -> bool:
     helper = shutil.which("fusermount3")
     if helper is None:
@@ -151,12 +187,34 @@ def _helper_unmount(mountpoint: Path, *, lazy: bool) -> bool:
     return done.returncode == 0
 
 
-def raise_read_ahead(mountpoint: Path, kib: int) -> bool:
-    """Sets the mount's ``read_ahead_kb`` (INIT cannot go above 128); whether that was possible. Blocks: it stats the
-    mount, so the device must be served by another thread."""
-    device = os.stat(mountpoint).st_dev
-    path = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
-    with contextlib.suppress(OSError):
-        path.write_text(str(kib))
+def is_there(session: Session) -> bool:
+    """Whether this mount is still in the tree."""
+    return session.number is not None and device_at(session.mountpoint) == session.number
+
+
+def raise_read_ahead(session: Session, kib: int) -> bool:
+    """Sets the mount's ``read_ahead_kb`` (INIT cannot go above 128); whether that was possible. The mount itself is not
+    touched: the process that serves it must never wait for itself."""
+    with contextlib.suppress(OSError):  # not root, or /sys is read-only (containers): it is only slower
+        Path(f"/sys/class/bdi/{session.number}/read_ahead_kb").write_text(str(kib))
         return True
     return False
+
+
+def device_at(mountpoint: Path) -> str | None:
+    """``major:minor`` of what is mounted on a path, without touching it."""
+    return device_of(MOUNTINFO.read_bytes(), os.fsencode(mountpoint))
+
+
+def device_of(mountinfo: bytes, mountpoint: bytes) -> str | None:
+    """``major:minor`` of what is mounted (last) on a path, from the text of ``mountinfo`` (proc(5))."""
+    found = None
+    for line in mountinfo.splitlines():
+        fields = line.split(b" ")
+        if len(fields) > 4 and _unescape(fields[4]) == mountpoint:
+            found = fields[2].decode()
+    return found
+
+
+def _unescape(path: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), path)

@@ -20,7 +20,9 @@ class FuseSettings(ServiceSettings):
     uid: int = Field(0, ge=0, lt=1 << 32, description="owner of everything in the mount")
     gid: int = Field(0, ge=0, lt=1 << 32, description="group of everything in the mount")
     umask: str = Field("000", description="permissions taken away, octal; files are 0444 and directories 0555 before")
-    allow_other: bool = Field(True, description="other users may read as well")
+    allow_other: bool | None = Field(
+        None, description="other users may read as well; unset: yes as root, else no (fusermount3 must allow it)"
+    )
     entry_timeout: float = Field(3600.0, ge=0, description="seconds the kernel may keep a name")
     attr_timeout: float = Field(3600.0, ge=0, description="seconds the kernel may keep attributes")
     negative_timeout: float = Field(1.0, ge=0, description="seconds the kernel may keep that a name is not there")
@@ -39,6 +41,13 @@ class FuseSettings(ServiceSettings):
     read_deadline: float = Field(30.0, gt=0, description="seconds after which a read fails with ETIMEDOUT")
     registry_timeout: float = Field(60.0, gt=0, description="seconds to wait for the registry at start")
     busy_timeout: float = Field(10.0, ge=0, description="seconds to wait at the end for open files, then detach")
+
+    @field_validator("root")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if not value.startswith("/") or any(part in (".", "..") for part in value.split("/")):
+            raise ValueError("want an absolute path of the namespace, as /data")
+        return "/" + "/".join(part for part in value.split("/") if part)
 
     @field_validator("umask")
     @classmethod

@@ -88,6 +88,14 @@ class Op(IntEnum):
     STATX = 52
 
 
+_NAMES = {int(op): op.name.lower() for op in Op}
+
+
+def name_of(opcode: int) -> str:
+    """The name of a request kind, for logs and metrics."""
+    return _NAMES.get(opcode, "unknown")
+
+
 WRITING = frozenset(
     {
         Op.SETATTR, Op.SYMLINK, Op.MKNOD, Op.MKDIR, Op.UNLINK, Op.RMDIR, Op.RENAME, Op.LINK, Op.WRITE, Op.SETXATTR,

@@ -87,6 +87,11 @@ def statfs(*, blocks: int, block_size: int, files: int, name_max: int) -> bytes:
     return l.STATFS_OUT.pack(blocks, 0, 0, files, 0, block_size, name_max, block_size, 0)
 
 
+def version() -> bytes:
+    """The reply to an INIT of a later major version: which one we speak (the kernel asks again)."""
+    return l.INIT_OUT.pack(l.MAJOR, l.MINOR, *(0,) * 11)
+
+
 def init(*, minor: int, max_readahead: int, flags: int, max_background: int, max_write: int, max_pages: int) -> bytes:
     """``struct fuse_init_out``."""
     return l.INIT_OUT.pack(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from forebay.errors import PeerMisbehaved
 from forebay_fuse.protocol import layout as l  # one letter, for it stands on every line
 
 
-class ProtocolError(Exception):
+class ProtocolError(PeerMisbehaved):
     """The bytes are no request of this protocol. ``unique`` is 0 where even that could not be read."""
 
     def __init__(self, message: str, unique: int = 0) -> None:
-        super().__init__(message)
+        super().__init__(message, unique=unique)
         self.unique = unique
 
 
@@ -111,6 +112,13 @@ def access_mask(request: Request) -> int:
     _need(request, l.ACCESS_IN.size)
     mask: int = l.ACCESS_IN.unpack_from(request.body)[0]
     return mask
+
+
+def interrupted(request: Request) -> int:
+    """Which request INTERRUPT means."""
+    _need(request, l.INTERRUPT_IN.size)
+    unique: int = l.INTERRUPT_IN.unpack_from(request.body)[0]
+    return unique
 
 
 def init_in(request: Request) -> InitIn:

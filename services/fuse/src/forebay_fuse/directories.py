@@ -1,0 +1,116 @@
+"""An open directory: a stream of the master's pages with offsets that stay, of which only some pages are held.
+
+Offset *n* is the *n*-th entry of the stream, ``.`` and ``..`` being the first two. A page that was let go is asked for
+again by its token when somebody seeks back, so a directory of millions of names costs two pages of memory.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+from forebay.contracts import Entry
+from forebay_fuse.inodes import Inode
+from forebay_fuse.sdk import Client
+
+DOTS = 2
+PAGES_HELD = 2
+NAME_MAX = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Names from ``start`` on (counted without the dots), and until when they may be kept (``None``: for ever).
+
+    An entry that is ``None`` is a name that went away between two readings of the page.
+    """
+
+    start: int
+    entries: tuple[Entry | None, ...]
+    mount_id: str | None
+    good_until_s: float | None
+
+    def left_s(self, now_s: float) -> float | None:
+        """How long from now its names may be kept."""
+        return None if self.good_until_s is None else max(0.0, self.good_until_s - now_s)
+
+
+@dataclass(slots=True)
+class OpenDir:
+    """Invariants: (1) at most `PAGES_HELD` pages are held; (2) ``starts`` rises, one token for each; (3) ``count`` is
+    known exactly when the last page was seen."""
+
+    inode: Inode
+    starts: list[int] = field(default_factory=lambda: [0])
+    tokens: list[str | None] = field(default_factory=lambda: [None])
+    pages: dict[int, Page] = field(default_factory=dict)
+    count: int | None = None
+
+    def restart(self) -> None:
+        """Begins anew, as ``rewinddir`` wants it: the next page comes from the master."""
+        self.starts, self.tokens, self.count = [0], [None], None
+        self.pages.clear()
+
+    def find(self, index: int) -> tuple[Page, Entry | None] | None:
+        """The name at ``index`` (without the dots) and its page, if that is held."""
+        page = self.pages.get(self._page_of(index))
+        if page is None or index - page.start >= len(page.entries):
+            return None
+        return page, page.entries[index - page.start]
+
+    def ends_before(self, index: int) -> bool:
+        """Whether there is surely no name at ``index``."""
+        return self.count is not None and index >= self.count
+
+    async def bring(self, client: Client, index: int) -> None:
+        """Fetches pages until the name at ``index`` is held or the directory is known to end before it."""
+        while not self.ends_before(index) and self.find(index) is None:
+            await self._fetch(client, self._page_of(index))
+
+    def _page_of(self, index: int) -> int:
+        return bisect_right(self.starts, index) - 1
+
+    async def _fetch(self, client: Client, number: int) -> None:
+        start, token = self.starts[number], self.tokens[number]
+        reply = await client.list_page(self.inode.path, token)
+        if number >= len(self.starts) or self.tokens[number] != token:
+            return  # it was rewound meanwhile
+        entries: tuple[Entry | None, ...] = tuple(entry for entry in reply.entries if is_name(entry.name))
+        if number == len(self.starts) - 1:
+            self._learn(start + len(entries), reply.next_page_token)
+        else:  # again: offsets stay, though names may have come and gone
+            room = self.starts[number + 1] - start
+            entries = (*entries[:room], *(None for _ in range(room - len(entries))))
+        until_s = None if reply.valid_s is None else time.monotonic() + reply.valid_s
+        self.pages.pop(number, None)
+        self.pages[number] = Page(start, entries, reply.mount_id, until_s)
+        while len(self.pages) > PAGES_HELD:
+            del self.pages[next(iter(self.pages))]
+
+    def _learn(self, end: int, token: str | None) -> None:
+        self.count = end if token is None else None
+        if token is None:
+            return
+        if end == self.starts[-1]:  # a page without names: its place is taken by the next
+            self.tokens[-1] = token
+        else:
+            self.starts.append(end)
+            self.tokens.append(token)
+
+    def validate(self) -> None:
+        """Checks the invariants."""
+        assert len(self.pages) <= PAGES_HELD
+        assert len(self.starts) == len(self.tokens)
+        assert self.starts == sorted(set(self.starts))
+
+
+def is_name(name: str) -> bool:
+    """Whether the kernel takes ``name``: one bad one and it refuses the whole listing."""
+    data = encode_name(name)
+    return 0 < len(data) <= NAME_MAX and name not in (".", "..") and b"/" not in data and b"\0" not in data
+
+
+def encode_name(name: str) -> bytes:
+    """The bytes of a name."""
+    return name.encode("utf-8", "surrogateescape")

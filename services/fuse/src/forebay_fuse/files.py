@@ -1,0 +1,101 @@
+"""Files: OPEN, READ, RELEASE. Where bytes come from is the SDK's business; here they only reach the kernel cheaply."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from forebay.errors import NotFound, StaleVersion
+from forebay.telemetry import Metrics
+from forebay_fuse.answers import Answers
+from forebay_fuse.buffers import Buffers
+from forebay_fuse.errno_door import Refused
+from forebay_fuse.handles import HandleTable, OpenFile
+from forebay_fuse.names import Names
+from forebay_fuse.protocol import replies, requests
+from forebay_fuse.protocol.requests import Request
+from forebay_fuse.sdk import Client
+from forebay_fuse.view import View
+
+
+class Files:
+    """Open files of the session."""
+
+    def __init__(
+        self, client: Client, view: View, names: Names, handles: HandleTable, answers: Answers, *, metrics: Metrics
+    ) -> None:
+        self._client, self._view, self._names = client, view, names
+        self._handles, self._answers = handles, answers
+        self.buffers = Buffers(view.max_background, view.read_max)
+        self._read = metrics.counter("forebay_fuse_read_bytes_total", "bytes read, by where they were", ("source",))
+        metrics.observed("forebay_fuse_buffers", "reply buffers in use", lambda: self.buffers.used)
+
+    def open(self, request: Request) -> None:
+        """A reader of the inode's version; no call to anybody."""
+        if requests.open_flags(request) & os.O_ACCMODE != os.O_RDONLY:
+            raise Refused(errno.EROFS, "the mount is read-only")
+        inode = self._names.inode(request.node_id)
+        found = inode.entry.layout
+        if found is None or inode.mount_id is None:
+            raise Refused(errno.EISDIR, "a directory")
+        if self._handles.full:
+            raise Refused(errno.ENFILE, "too many files are open")
+        reader = self._client.open_layout(inode.mount_id, found, inode.path)
+        handle = self._handles.add(OpenFile(inode, reader, found.block_size))
+        self._answers.ok(request.unique, replies.open_out(handle, self._view.open_flags()))
+
+    async def release(self, request: Request) -> None:
+        """The last close of an open file or directory."""
+        handle = self._handles.remove(requests.release_handle(request))
+        if isinstance(handle, OpenFile):
+            await handle.close()
+        self._answers.ok(request.unique)
+
+    def read(self, request: Request) -> bool:
+        """Answers if the bytes are in this process's reach; False if they must be waited for."""
+        unique, (file, offset, length) = request.unique, self._range(request)
+        if not length:
+            self._answers.ok(unique)
+            return True
+        local = file.local(offset, length)
+        if local is not None:
+            self._read.add(length, "local")
+            self._answers.send(replies.header(unique, length), local)
+            return True
+        views = file.reader.peek(offset, length)
+        if views is None:
+            return False
+        self._read.add(length, "readahead")
+        self._answers.send(replies.header(unique, length), *views)
+        return True
+
+    async def fetch(self, request: Request) -> None:
+        """READ through the SDK, into a buffer and from there to the kernel."""
+        file, offset, length = self._range(request)
+        async with self.buffers.lend(length) as view:
+            try:
+                n = await file.reader.read_into(offset, view)
+            except (StaleVersion, NotFound) as e:
+                self._outdated(file)
+                raise Refused(errno.ESTALE, e.message) from e
+            if n != length:  # the kernel would take it for the end of the file
+                raise Refused(errno.EIO, f"{n} of {length} bytes came")
+            self._read.add(n, "remote")
+            self._answers.send(replies.header(request.unique, n), view)
+
+    def _range(self, request: Request) -> tuple[OpenFile, int, int]:
+        wanted = requests.read_in(request)
+        file = self._handles.file(wanted.handle)
+        if file is None:
+            raise Refused(errno.EBADF, "no such file handle")
+        if wanted.size > self._view.read_max:
+            raise Refused(errno.EINVAL, "a longer read than was agreed on")
+        return file, wanted.offset, max(0, min(wanted.size, file.reader.size - wanted.offset))
+
+    def _outdated(self, file: OpenFile) -> None:
+        """The under store holds another version: the next lookup of the name asks the master, in the SDK and in the
+        kernel. This handle keeps its version, and what the kernel has of it."""
+        if not file.is_stale:
+            file.is_stale = True
+            self._client.forget(file.inode.path)
+            self._names.drop(file.inode)

@@ -1,0 +1,62 @@
+"""What the gateway needs of the client SDK, as types: `forebay.client` fits, and so does a test's double."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from forebay.contracts import Layout, ListReply, LookupReply
+
+
+class Block(Protocol):
+    """A whole block as an open file of this host. Use ``fd`` before the next await."""
+
+    @property
+    def fd(self) -> int:
+        """Open for reading."""
+
+    @property
+    def length(self) -> int:
+        """Bytes of the block."""
+
+    @property
+    def tier(self) -> str:
+        """``MEM`` is on tmpfs: reading it never waits for a disk."""
+
+    def count(self, read_bytes: int) -> None:
+        """Tells that bytes were read past the worker."""
+
+
+class Reader(Protocol):
+    """One version of one file, open."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+
+    async def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fills ``buffer``; short only at the end of the file."""
+
+    def peek(self, offset: int, length: int) -> list[memoryview] | None:
+        """The bytes if they are in memory already; good until the next await."""
+
+    def local_block(self, index: int) -> Block | None:
+        """The whole block as a file of this host, if it is here."""
+
+    async def close(self) -> None:
+        """Frees everything."""
+
+
+class Client(Protocol):
+    """Names and readers."""
+
+    async def lookup(self, path: str) -> LookupReply:
+        """Attributes and layout; NotFound."""
+
+    async def list_page(self, path: str, page_token: str | None = None, limit: int = 10_000) -> ListReply:
+        """One page of a directory."""
+
+    def open_layout(self, mount_id: str, layout: Layout, path: str) -> Reader:
+        """A reader of the version that ``layout`` names."""
+
+    def forget(self, path: str) -> None:
+        """The next lookup of ``path`` asks a master."""

@@ -1,0 +1,67 @@
+"""How the mount looks, and what the kernel may keep of it. Pure."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+
+from forebay.contracts import Entry
+from forebay_fuse.protocol import layout
+from forebay_fuse.protocol.replies import Attributes
+
+PAGE_BYTES = 4096
+READABLE = {"dir": 0o555, "file": 0o444}
+"""What everybody may do before ``umask``: most under stores know no permissions, and a file that one user of the
+cluster cannot read is a training run that fails on one node."""
+
+
+@dataclass(frozen=True)
+class View:
+    """The switches. Times are seconds; ``max_pages`` bounds one read of the kernel."""
+
+    uid: int = 0
+    gid: int = 0
+    umask: int = 0
+    entry_timeout_s: float = 3600.0
+    attr_timeout_s: float = 3600.0
+    negative_timeout_s: float = 1.0
+    kernel_cache: bool = True
+    direct_io: bool = False
+    max_pages: int = 256
+    max_background: int = 64
+
+    @property
+    def read_max(self) -> int:
+        """Longest READ in bytes."""
+        return self.max_pages * PAGE_BYTES
+
+    def attributes(self, entry: Entry) -> Attributes:
+        """``stat`` of an entry: readable by all and writable by none, less ``umask``; ``x`` as it is."""
+        kind = stat.S_IFDIR if entry.kind == "dir" else stat.S_IFREG
+        mode = (entry.mode & 0o111 | READABLE[entry.kind]) & ~self.umask
+        return Attributes(entry.inode, entry.size, entry.mtime_ns, kind | mode, self.uid, self.gid)
+
+    def open_flags(self) -> int:
+        """Flags of the reply to OPEN. A node id names one version, so its pages stay good for ever."""
+        flags = layout.Open.NOFLUSH
+        if self.direct_io:
+            flags |= layout.Open.DIRECT_IO
+        elif self.kernel_cache:
+            flags |= layout.Open.KEEP_CACHE
+        return int(flags)
+
+    def entry_s(self, valid_s: float | None) -> float:
+        """How long a name may be kept: the switch, but never beyond the master's word (``None``: for ever)."""
+        return _least(self.entry_timeout_s, valid_s)
+
+    def attr_s(self, entry: Entry, valid_s: float | None) -> float:
+        """How long attributes may be kept: a file's belong to its version and never change, a directory's may."""
+        return _least(self.attr_timeout_s, valid_s) if entry.kind == "dir" else self.attr_timeout_s
+
+    def negative_s(self, valid_s: object) -> float:
+        """How long may be kept that a name is not there. A master that says nothing means: not at all."""
+        return _least(self.negative_timeout_s, float(valid_s)) if isinstance(valid_s, (int, float)) else 0.0
+
+
+def _least(switch_s: float, valid_s: float | None) -> float:
+    return switch_s if valid_s is None else max(0.0, min(switch_s, valid_s))
