@@ -1,12 +1,15 @@
-"""The README names commands and flags that exist, and the documents it points to."""
+"""The documents name commands, flags, files and errors that exist."""
 
 from __future__ import annotations
 
+import errno
 import re
 
 import pytest
 
+from forebay.errors import WIRE_ERRORS
 from forebay.runtime import ServiceSettings
+from forebay_fuse.errno_door import errno_of
 from forebay_fuse.settings import FuseSettings
 from forebay_master.settings import MasterSettings
 from forebay_worker.settings import WorkerSettings
@@ -39,6 +42,13 @@ def test_flags_in_the_text_about_services_exist_in_one_of_them() -> None:
     known = {name for kind in SETTINGS.values() for name in kind.model_fields} | {"help", "version"}
 
     assert fields(section) <= known
+
+
+def test_every_errno_of_a_cluster_s_error_stands_in_the_semantics() -> None:
+    semantics = (ROOT / "SEMANTICS.md").read_text()
+
+    for kind in WIRE_ERRORS.values():
+        assert f"| `{errno.errorcode[errno_of(kind('x'))]}` |" in semantics, kind
 
 
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "SEMANTICS.md", "GLOSSARY.md", "DESIGN.md"])
