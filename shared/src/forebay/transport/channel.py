@@ -144,8 +144,10 @@ class ClientConnection(Connection[ClientEngine]):
         try:
             if body:
                 await self._send(stream, body)
-            else:
+            elif call.into is None:
                 self.flush_soon()
+            else:
+                self.flush()  # a bulk read waits for nobody
             await call.future
         finally:
             if not stream.is_closed:
