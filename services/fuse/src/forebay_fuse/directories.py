@@ -11,6 +11,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field
 
 from forebay.contracts import Entry
+from forebay.errors import PeerMisbehaved
 from forebay_fuse.inodes import Inode
 from forebay_fuse.sdk import Client
 
@@ -38,18 +39,19 @@ class Page:
 
 @dataclass(slots=True)
 class OpenDir:
-    """Invariants: (1) at most `PAGES_HELD` pages are held; (2) ``starts`` rises, one token for each; (3) ``count`` is
-    known exactly when the last page was seen."""
+    """Invariants: (1) at most `PAGES_HELD` pages are held; (2) ``starts`` rises, one token for each, and one last name
+    for each page but the newest; (3) ``count`` is known exactly when the last page was seen."""
 
     inode: Inode
     starts: list[int] = field(default_factory=lambda: [0])
     tokens: list[str | None] = field(default_factory=lambda: [None])
+    lasts: list[bytes] = field(default_factory=list)
     pages: dict[int, Page] = field(default_factory=dict)
     count: int | None = None
 
     def restart(self) -> None:
         """Begins anew, as ``rewinddir`` wants it: the next page comes from the master."""
-        self.starts, self.tokens, self.count = [0], [None], None
+        self.starts, self.tokens, self.lasts, self.count = [0], [None], [], None
         self.pages.clear()
 
     def find(self, index: int) -> tuple[Page, Entry | None] | None:
@@ -78,30 +80,39 @@ class OpenDir:
             return  # it was rewound meanwhile
         entries: tuple[Entry | None, ...] = tuple(entry for entry in reply.entries if is_name(entry.name))
         if number == len(self.starts) - 1:
-            self._learn(start + len(entries), reply.next_page_token)
-        else:  # again: offsets stay, though names may have come and gone
-            room = self.starts[number + 1] - start
-            entries = (*entries[:room], *(None for _ in range(room - len(entries))))
+            last = encode_name(reply.entries[-1].name) if reply.entries else b""
+            self._learn(start + len(entries), last, reply.next_page_token)
+        else:
+            entries = self._fit(number, entries)
         until_s = None if reply.valid_s is None else time.monotonic() + reply.valid_s
         self.pages.pop(number, None)
         self.pages[number] = Page(start, entries, reply.mount_id, until_s)
         while len(self.pages) > PAGES_HELD:
             del self.pages[next(iter(self.pages))]
 
-    def _learn(self, end: int, token: str | None) -> None:
+    def _learn(self, end: int, last: bytes, token: str | None) -> None:
         self.count = end if token is None else None
         if token is None:
             return
+        if end == self.starts[-1] and token == self.tokens[-1]:
+            raise PeerMisbehaved("a listing that does not go on: no names, and the same token again")
         if end == self.starts[-1]:  # a page without names: its place is taken by the next
             self.tokens[-1] = token
         else:
             self.starts.append(end)
             self.tokens.append(token)
+            self.lasts.append(last)
+
+    def _fit(self, number: int, entries: tuple[Entry | None, ...]) -> tuple[Entry | None, ...]:
+        """A page that is read again, in its old place: names may have come and gone, offsets and neighbours stay."""
+        room = self.starts[number + 1] - self.starts[number]
+        own = [e for e in entries if e is not None and encode_name(e.name) <= self.lasts[number]][:room]
+        return (*own, *(None for _ in range(room - len(own))))
 
     def validate(self) -> None:
         """Checks the invariants."""
         assert len(self.pages) <= PAGES_HELD
-        assert len(self.starts) == len(self.tokens)
+        assert len(self.starts) == len(self.tokens) == len(self.lasts) + 1
         assert self.starts == sorted(set(self.starts))
 
 

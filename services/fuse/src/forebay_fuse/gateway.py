@@ -57,7 +57,7 @@ class Gateway:
     ) -> None:
         self._view, self._tracer = view, telemetry.tracer
         self.inodes, self.handles = inodes, HandleTable()
-        self.waits = Waits(waits_max)
+        self.waits = Waits(waits_max, on_cancelled=lambda unique: self._answers.fail(unique, errno.EINTR))
         self.negotiated: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._answers = Answers(telemetry.metrics)
         names = Names(client, view, inodes, self.handles, self._answers)
@@ -143,9 +143,6 @@ class Gateway:
         try:
             with self._tracer.start(f"fuse.{layout.name_of(opcode)}", kind="server", root=True):
                 await waiting(request)
-        except asyncio.CancelledError:
-            self._answers.fail(unique, errno.EINTR)
-            raise
         except ForebayError as e:
             self._answers.refuse(opcode, unique, e)
         except Exception as e:  # noqa: BLE001  # one request fails, the mount lives on

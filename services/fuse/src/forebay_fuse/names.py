@@ -138,15 +138,16 @@ class Names:
         directory = self._directory(wanted)
         if wanted.offset == 0 and directory.pages:
             directory.restart()
-        return self._answer(request, wanted, directory)
+        return self._answer(request, directory, wanted.offset, wanted.size) is None
 
     async def fetch(self, request: Request) -> None:
         """READDIR and READDIRPLUS once the page has come."""
         wanted = requests.read_in(request)
         directory = self._directory(wanted)
-        await directory.bring(self._client, max(0, wanted.offset - DOTS))
-        if not self._answer(request, wanted, directory):
-            raise Refused(errno.EIO, "the directory was rewound while it was read")
+        offset: int | None = wanted.offset
+        while offset is not None:  # more than once only where whole pages of names went away
+            await directory.bring(self._client, max(0, offset - DOTS))
+            offset = self._answer(request, directory, offset, wanted.size)
 
     def _directory(self, wanted: ReadIn) -> OpenDir:
         directory = self._handles.directory(wanted.handle)
@@ -154,12 +155,13 @@ class Names:
             raise Refused(errno.EBADF, "no such directory handle")
         return directory
 
-    def _answer(self, request: Request, wanted: ReadIn, directory: OpenDir) -> bool:
-        """As many entries as fit and are here; whether that is an answer (nothing at all only at the end)."""
+    def _answer(self, request: Request, directory: OpenDir, offset: int, size: int) -> int | None:
+        """As many entries from ``offset`` on as fit and are here. None at all would mean the end: then it does not
+        answer, and gives the offset at which a page must be fetched first."""
         if not directory.pages and not directory.ends_before(0):
-            return False  # the dots come with the first page
+            return offset  # the dots come with the first page
         plus = request.opcode == Op.READDIRPLUS
-        index, left, out, linked = wanted.offset, wanted.size, list[bytes](), list[int]()
+        index, left, out, linked = offset, size, list[bytes](), list[int]()
         while (found := self._at(directory, index)) is not None:
             index += 1
             if not found.name:
@@ -172,11 +174,11 @@ class Names:
             linked.append(node_id)
             left -= len(head) + len(tail)
         if not out and found is None and not directory.ends_before(index - DOTS):
-            return False
+            return index
         if not self._answers.ok(request.unique, b"".join(out)):
             for node_id in filter(None, linked):
                 self._inodes.forget(node_id, 1)
-        return True
+        return None
 
     @staticmethod
     def _at(directory: OpenDir, index: int) -> Found | None:
