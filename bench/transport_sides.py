@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import socket
 import sys
 import time
@@ -26,13 +25,14 @@ from aiohttp import web
 from forebay.contracts import Entry, LookupReply, LookupRequest, decode, encode
 from forebay.runtime import Deadline
 from forebay.telemetry import Telemetry, setup
-from forebay.transport import HttpClient, HttpServer
+from forebay.transport import HttpClient, HttpServer, Limits
 
 RANGE_BYTES = 4 << 20
 CONCURRENCY = 16
 PATH = "/v1/lookup"
-H1_READ_BUFFER_BYTES = int(os.environ.get("RB", "65536"))
-H1_SEND_BUFFER_BYTES = int(os.environ.get("SND", "0"))
+H1_READ_BUFFER_BYTES = 64 << 10
+"""aiohttp's ``read_bufsize``. Its default of 256 KiB is slower, 2 MiB far slower; so is ``read()``, which joins."""
+
 REQUEST = LookupRequest(path="/imagenet/train/n01440764")
 REPLY = LookupReply(
     entry=Entry(name="n01440764", kind="dir", inode=1234, mode=0o555, mtime_ns=1_700_000_000_000_000_000),
@@ -75,22 +75,24 @@ async def serve_ours(blob: memoryview, observed: str) -> tuple[int, Callable[[],
     return int(server.address.rpartition(":")[2]), server.close
 
 
-async def serve_h1(blob: memoryview, observed: str) -> tuple[int, Callable[[], Awaitable[None]]]:
-    """aiohttp's own server, access log off."""
+async def serve_h1(blob: memoryview, send_buffer_bytes: int = 0) -> tuple[int, Callable[[], Awaitable[None]]]:
+    """aiohttp's own server, access log off; with our size of the kernel's send buffer, or with the kernel's."""
     runner = web.AppRunner(application(blob), access_log=None)
     await runner.setup()
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    if H1_SEND_BUFFER_BYTES:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, H1_SEND_BUFFER_BYTES)
+    if send_buffer_bytes:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
     await web.SockSite(runner, listener).start()
     return int(runner.addresses[0][1]), runner.cleanup
 
 
 async def server_main(kind: str, blob: memoryview, observed: str) -> None:
     """Serves until standard input ends."""
-    serve = {"ours": serve_ours, "h1": serve_h1}[kind]
-    port, close = await serve(blob, observed)
+    if kind == "ours":
+        port, close = await serve_ours(blob, observed)
+    else:
+        port, close = await serve_h1(blob, Limits().local_send_buffer_bytes if kind == "h1-tuned" else 0)
     print(port, flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await close()
@@ -131,7 +133,7 @@ class OurClient:
 class H1Client:
     """aiohttp's client: one keep-alive connection per concurrent request."""
 
-    def __init__(self, port: int, observed: str) -> None:
+    def __init__(self, port: int) -> None:
         self._url = f"http://127.0.0.1:{port}"
         connector = aiohttp.TCPConnector(limit=CONCURRENCY)
         self._session = aiohttp.ClientSession(
@@ -187,7 +189,7 @@ async def rpcs(client: Client, count: int) -> float:
 
 async def client_main(kind: str, port: int, blob: bytes, observed: str) -> None:
     """Obeys standard input."""
-    client: Client = OurClient(port, observed) if kind == "ours" else H1Client(port, observed)
+    client: Client = OurClient(port, observed) if kind == "ours" else H1Client(port)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         command = json.loads(line)
@@ -204,7 +206,7 @@ def main() -> None:
     """``server|client KIND --blob FILE [--port N] [--telemetry none|default]``."""
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=("server", "client"))
-    parser.add_argument("kind", choices=("ours", "h1"))
+    parser.add_argument("kind", choices=("ours", "h1", "h1-tuned"))
     parser.add_argument("--blob", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--telemetry", choices=("none", "default"), default="none")
