@@ -11,6 +11,7 @@ PYTHON ?= python3
 SMALL ?=
 SOURCE ?=
 REGISTRY ?=
+QUICK ?=
 
 export UV_PYTHON_DOWNLOADS := never
 UV := .tools/uv/bin/uv
@@ -26,7 +27,7 @@ EDITABLE := $(UV) pip install -q --python .venv --no-deps --no-build-isolation $
 help:
 	@echo 'make demo [SMALL=1] [SOURCE=s3://…|/folder] [REGISTRY=zookeeper]   see it work'
 	@echo 'make setup    install everything that the other targets need'
-	@echo 'make test     all tests; make check: formatting, lint, types, import rules; make bench: all figures'
+	@echo 'make test     all tests; make check: formatting, lint, types, import rules; make bench [QUICK=1]: all figures'
 	@echo 'make lock     resolve dependencies anew and write requirements/*.txt; make clean: remove what was installed'
 
 setup: system .venv/.dev-stamp .tools/parts/.demo-stamp .tools/parts/.tools-stamp
@@ -56,7 +57,7 @@ check: .venv/.dev-stamp
 	.venv/bin/lint-imports --no-logo
 
 bench: setup
-	$(PY) -m bench all
+	$(PY) -m bench all $(if $(QUICK),--quick)
 
 clean:
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
