@@ -17,6 +17,7 @@ from forebay_fuse.gateway import Gateway
 from forebay_fuse.inodes import InodeTable
 from forebay_fuse.protocol import layout
 from forebay_fuse.protocol.layout import Op
+from forebay_fuse.splice import Piece
 from forebay_fuse.view import View
 
 BLOCK_SIZE = 8192
@@ -158,6 +159,7 @@ class FakeSink:
     replies: dict[int, Reply] = field(default_factory=dict)
     notices: list[bytes] = field(default_factory=list)
     takes: bool = True
+    splices: bool = True
 
     def reply(self, parts: Sequence[bytes | bytearray | memoryview]) -> bool:
         """Decodes one; a second reply to one request is a bug."""
@@ -167,6 +169,12 @@ class FakeSink:
         assert unique not in self.replies
         self.replies[unique] = Reply(unique, -error, data[layout.OUT_HEADER.size :])
         return self.takes
+
+    def reply_files(self, header: bytes, pieces: Sequence[Piece]) -> bool:
+        """Reads the pieces as the kernel would; refuses when it is told to."""
+        if not self.splices:
+            return False
+        return self.reply([header, *(os.pread(fd, length, offset) for fd, offset, length in pieces)])
 
     def notify(self, message: bytes) -> None:
         """Keeps it."""

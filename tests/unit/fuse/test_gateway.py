@@ -46,9 +46,14 @@ def test_a_block_of_this_host_is_answered_at_once_and_counted() -> None:
             assert kernel.sink.replies[unique].body == DATA[:BLOCK_SIZE]
             reader = kernel.client.readers[0]
             assert reader.blocks[0].counted == BLOCK_SIZE
-            # across blocks, the reader puts the pieces together
-            across = await kernel.reply(kernel.read(handle, BLOCK_SIZE - 10, 20))
-            assert across.body == DATA[BLOCK_SIZE - 10 : BLOCK_SIZE + 10]
+            # across blocks as well
+            unique = kernel.read(handle, BLOCK_SIZE - 10, 20)
+            assert kernel.sink.replies[unique].body == DATA[BLOCK_SIZE - 10 : BLOCK_SIZE + 10]
+            assert (reader.blocks[0].counted, reader.blocks[1].counted) == (BLOCK_SIZE + 10, 10)
+            # and by the reader, where splicing is not possible
+            kernel.sink.splices = False
+            copied = await kernel.reply(kernel.read(handle, 1, 20))
+            assert copied.body == DATA[1:21]
             await kernel.release(handle)
 
     run(main())

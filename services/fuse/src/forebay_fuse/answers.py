@@ -12,6 +12,7 @@ from forebay.runtime import logs
 from forebay.telemetry import Metrics
 from forebay_fuse.errno_door import errno_of
 from forebay_fuse.protocol import layout, replies
+from forebay_fuse.splice import Piece
 
 LOGGED_A_S = 10
 """Failed requests that are logged each second; all are counted."""
@@ -28,6 +29,9 @@ class Sink(Protocol):
     def reply(self, parts: Sequence[Buffer]) -> bool:
         """Sends one reply; whether the kernel took it."""
 
+    def reply_files(self, header: bytes, pieces: Sequence[Piece]) -> bool:
+        """Sends one reply out of files on tmpfs; False if that could not be tried."""
+
     def notify(self, message: bytes) -> None:
         """Sends a notification, some time."""
 
@@ -43,6 +47,10 @@ class Answers:
     def send(self, *parts: Buffer) -> bool:
         """One reply in several parts."""
         return self.sink is not None and self.sink.reply(parts)
+
+    def send_files(self, header: bytes, pieces: Sequence[Piece]) -> bool:
+        """One reply out of files; False if it must be made otherwise."""
+        return self.sink is not None and self.sink.reply_files(header, pieces)
 
     def ok(self, unique: int, body: bytes = b"") -> bool:
         """A good reply."""

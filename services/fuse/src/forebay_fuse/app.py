@@ -26,6 +26,7 @@ from forebay_fuse.device import Device
 from forebay_fuse.gateway import Gateway
 from forebay_fuse.inodes import InodeTable
 from forebay_fuse.settings import FuseSettings
+from forebay_fuse.splice import PAGE_BYTES, Pipe
 from forebay_fuse.view import View
 
 REQUEST_MAX = 64 << 10
@@ -33,6 +34,8 @@ REQUEST_MAX = 64 << 10
 
 UNMOUNT_RETRY_S = 0.2
 INIT_TIMEOUT_S = 10.0
+READ_PAGES = 256
+PIPE_BYTES = 2 * READ_PAGES * PAGE_BYTES
 LOG = logs.get("forebay_fuse.app")
 
 
@@ -55,8 +58,9 @@ def client_options(settings: FuseSettings, member_id: str) -> ClientOptions:
     )
 
 
-def view_of(settings: FuseSettings) -> View:
-    """How the mount looks."""
+def view_of(settings: FuseSettings, pipe: Pipe) -> View:
+    """How the mount looks. A read is 1 MiB, or a page less where no pipe is allowed to hold that and its header. Past
+    the page cache programs choose the length, and two replies for each of their megabytes would cost more."""
     return View(
         uid=settings.uid,
         gid=settings.gid,
@@ -67,6 +71,7 @@ def view_of(settings: FuseSettings) -> View:
         kernel_cache=settings.kernel_cache,
         direct_io=settings.direct_io,
         max_background=settings.max_background,
+        max_pages=READ_PAGES if settings.direct_io else min(READ_PAGES, pipe.pages_max),
     )
 
 
@@ -132,12 +137,13 @@ class Service:
             raise ConfigError("root", f"{settings.root} is no directory")
         good_until_s = None if root.valid_s is None else time.monotonic() + root.valid_s
         inodes = InodeTable(root.entry, settings.root, root.mount_id, good_until_s=good_until_s)
-        self.gateway = Gateway(self.client, view_of(settings), inodes, self.telemetry)
-        await self._mount(mountpoint, self.gateway)
+        pipe = Pipe(lambda: mounting.reply_pipe(PIPE_BYTES))
+        self.gateway = Gateway(self.client, view_of(settings, pipe), inodes, self.telemetry)
+        await self._mount(mountpoint, self.gateway, pipe)
         self.is_ready = True
         LOG.info("ready", address=self.server.address, member_id=self.member_id, mountpoint=str(mountpoint))
 
-    async def _mount(self, mountpoint: Path, gateway: Gateway) -> None:
+    async def _mount(self, mountpoint: Path, gateway: Gateway, pipe: Pipe) -> None:
         settings = self.settings
         others = os.geteuid() == 0 if settings.allow_other is None else settings.allow_other
         mounted = asyncio.ensure_future(asyncio.to_thread(mounting.mount, mountpoint, allow_other=others))
@@ -146,7 +152,7 @@ class Service:
         except asyncio.CancelledError:
             self.session = await mounted  # the thread goes on: what it mounts must be taken down
             raise
-        device = self.device = Device(self.session.device, gateway.handle, request_max=REQUEST_MAX)
+        device = self.device = Device(self.session.device, gateway.handle, pipe, request_max=REQUEST_MAX)
         gateway.waits.on_full, gateway.waits.on_room = device.pause, device.resume
         gateway.attach(device)
         device.start()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from forebay.runtime import logs
+from forebay_fuse.splice import Piece, Pipe
 
 BURST = 32
 BURST_S = 0.003
@@ -33,8 +34,9 @@ class Device:
     ``ended`` is set when the kernel has unmounted the file system.
     """
 
-    def __init__(self, fd: int, handle: Callable[[memoryview], None], *, request_max: int) -> None:
+    def __init__(self, fd: int, handle: Callable[[memoryview], None], pipe: Pipe, *, request_max: int) -> None:
         self._fd = fd
+        self._pipe = pipe
         self._handle = handle
         self._buffer = memoryview(bytearray(request_max))
         self._vector = [self._buffer]
@@ -66,6 +68,7 @@ class Device:
             self._notices.close()
             os.close(self._fd)
             self._fd = -1
+            self._pipe.close()
         self.ended.set()
 
     def _readable(self) -> None:
@@ -97,10 +100,24 @@ class Device:
         try:
             os.writev(self._fd, parts)
         except OSError as e:
-            if e.errno not in _GONE:
-                LOG.error("reply_refused", errno=errno.errorcode.get(e.errno or 0), bytes=sum(map(len, parts)))
-            return False
+            return self._refused(e, sum(map(len, parts)))
         return True
+
+    def reply_files(self, header: bytes, pieces: Sequence[Piece]) -> bool:
+        """Sends one reply whose bytes lie in files on tmpfs; False if that could not be tried, and nothing was sent."""
+        if self._fd < 0 or not self._pipe.fill(header, pieces):
+            return False
+        length = len(header) + sum(piece.length for piece in pieces)
+        try:
+            self._pipe.send(self._fd, length)
+        except OSError as e:
+            self._refused(e, length)
+        return True
+
+    def _refused(self, error: OSError, length: int) -> bool:
+        if error.errno not in _GONE:
+            LOG.error("reply_refused", errno=errno.errorcode.get(error.errno or 0), bytes=length)
+        return False
 
     def notify(self, message: bytes) -> None:
         """Sends a notification, later and from another thread: the kernel may first want replies of ours."""

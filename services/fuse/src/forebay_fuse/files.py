@@ -48,7 +48,7 @@ class Files:
         """The last close of an open file or directory."""
         handle = self._handles.remove(requests.release_handle(request))
         if isinstance(handle, OpenFile):
-            await handle.close()
+            await handle.reader.close()
         self._answers.ok(request.unique)
 
     def read(self, request: Request) -> bool:
@@ -57,16 +57,24 @@ class Files:
         if not length:
             self._answers.ok(unique)
             return True
-        local = file.local(offset, length)
-        if local is not None:
-            self._read.add(length, "local")
-            self._answers.send(replies.header(unique, length), local)
+        if self._from_files(unique, file, offset, length):
             return True
         views = file.reader.peek(offset, length)
         if views is None:
             return False
         self._read.add(length, "readahead")
         self._answers.send(replies.header(unique, length), *views)
+        return True
+
+    def _from_files(self, unique: int, file: OpenFile, offset: int, length: int) -> bool:
+        local = file.local(offset, length)
+        if local is None:
+            return False
+        if not self._answers.send_files(replies.header(unique, length), [piece for _, piece in local]):
+            return False
+        for block, piece in local:
+            block.count(piece.length)
+        self._read.add(length, "local")
         return True
 
     async def fetch(self, request: Request) -> None:

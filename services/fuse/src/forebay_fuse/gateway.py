@@ -110,7 +110,7 @@ class Gateway:
         for number in list(self.handles.all()):
             handle = self.handles.remove(number)
             if isinstance(handle, OpenFile):
-                await handle.close()
+                await handle.reader.close()
 
     def handle(self, data: memoryview) -> None:
         """Answers one request. Nothing it does can end the session."""

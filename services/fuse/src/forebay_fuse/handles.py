@@ -2,65 +2,40 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from forebay.errors import Overloaded
 from forebay_fuse.directories import OpenDir
 from forebay_fuse.inodes import Inode
 from forebay_fuse.sdk import Block, Reader
+from forebay_fuse.splice import Piece
 
 HANDLES_MAX = 100_000
-
-MAPS_MAX = 8
-"""Block files that one handle maps; a mapping keeps an evicted block's memory in use."""
 
 
 @dataclass(slots=True)
 class OpenFile:
-    """An open file: its reader, and the block files of this host that it maps (least recently mapped first)."""
+    """An open file: one version of one path, and the SDK's reader of it."""
 
     inode: Inode
     reader: Reader
     block_size: int
-    maps: dict[int, tuple[Block, memoryview, mmap.mmap]] = field(default_factory=dict)
     is_stale: bool = False
 
-    def local(self, offset: int, length: int) -> memoryview | None:
-        """The bytes, where they lie in one block that a worker on this host holds whole in memory; without a copy.
-
-        Should the file be damaged, ``writev`` from the mapping fails with EFAULT: no SIGBUS, for we do not touch it.
-        """
-        index, start = divmod(offset, self.block_size)
-        if start + length > self.block_size:
-            return None
-        found = self.maps.get(index) or self._map(index)
-        if found is None:
-            return None
-        found[0].count(length)
-        return found[1][start : start + length]
-
-    def _map(self, index: int) -> tuple[Block, memoryview, mmap.mmap] | None:
-        block = self.reader.local_block(index)
-        if block is None or block.tier != "MEM":
-            return None
-        mapped = mmap.mmap(block.fd, block.length, prot=mmap.PROT_READ)
-        if len(self.maps) >= MAPS_MAX:
-            self._unmap(next(iter(self.maps)))
-        found = self.maps[index] = (block, memoryview(mapped), mapped)
+    def local(self, offset: int, length: int) -> list[tuple[Block, Piece]] | None:
+        """The bytes as pieces of block files that workers on this host hold whole in memory; ``None`` if any of them
+        is not here. Good until the next await."""
+        found: list[tuple[Block, Piece]] = []
+        while length:
+            index, start = divmod(offset, self.block_size)
+            block = self.reader.local_block(index)
+            if block is None or block.tier != "MEM":
+                return None
+            n = min(length, self.block_size - start)
+            found.append((block, Piece(block.fd, start, n)))
+            offset, length = offset + n, length - n
         return found
-
-    def _unmap(self, index: int) -> None:
-        _, view, mapped = self.maps.pop(index)
-        view.release()
-        mapped.close()
-
-    async def close(self) -> None:
-        """Gives everything back."""
-        for index in tuple(self.maps):
-            self._unmap(index)
-        await self.reader.close()
 
 
 class HandleTable:
