@@ -29,7 +29,7 @@ def entry_of(name: str, data: bytes) -> Entry:
     version = blake2b(data, digest_size=16).hexdigest()
     found = Layout(key=name, size=len(data), fingerprint=version, version_id=version, block_size=BLOCK_SIZE)
     number = inode_number("/", name)
-    return Entry(name=name, kind="file", inode=number, mode=0o640, mtime_ns=1, size=len(data), layout=found)
+    return Entry(name=name, kind="file", inode=number, mode=0o754, mtime_ns=1, size=len(data), layout=found)
 
 
 class FakeBlock:

@@ -282,9 +282,9 @@ def test_requests_for_what_is_not_there_are_refused() -> None:
     run(main())
 
 
-def test_files_are_readable_by_all_and_writable_by_none_less_the_umask() -> None:
+def test_files_keep_their_mode_but_are_writable_by_none_less_the_umask() -> None:
     async def main() -> None:
-        for umask, mode in ((0, 0o100444), (0o027, 0o100440)):
+        for umask, mode in ((0, 0o100554), (0o027, 0o100550)):
             async with Kernel(FakeClient({"a": DATA}), View(umask=umask, uid=5, gid=6)) as kernel:
                 reply = await kernel.ask(Op.GETATTR, bytes(16), await kernel.lookup("a"))
                 attributes = layout.ATTR.unpack_from(reply.body, layout.ATTR_OUT.size)

@@ -80,6 +80,7 @@ class Files:
     async def fetch(self, request: Request) -> None:
         """READ through the SDK, into a buffer and from there to the kernel."""
         file, offset, length = self._range(request)
+        source = "remote" if file.reader.local_block(offset // file.block_size) is None else "local"
         async with self.buffers.lend(length) as view:
             try:
                 n = await file.reader.read_into(offset, view)
@@ -88,7 +89,7 @@ class Files:
                 raise Refused(errno.ESTALE, e.message) from e
             if n != length:  # the kernel would take it for the end of the file
                 raise Refused(errno.EIO, f"{n} of {length} bytes came")
-            self._read.add(n, "remote")
+            self._read.add(n, source)
             self._answers.send(replies.header(request.unique, n), view)
 
     def _range(self, request: Request) -> tuple[OpenFile, int, int]:

@@ -10,9 +10,6 @@ from forebay_fuse.protocol import layout
 from forebay_fuse.protocol.replies import Attributes
 
 PAGE_BYTES = 4096
-READABLE = {"dir": 0o555, "file": 0o444}
-"""What everybody may do before ``umask``: most under stores know no permissions, and a file that one user of the
-cluster cannot read is a training run that fails on one node."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +33,9 @@ class View:
         return self.max_pages * PAGE_BYTES
 
     def attributes(self, entry: Entry) -> Attributes:
-        """``stat`` of an entry: readable by all and writable by none, less ``umask``; ``x`` as it is."""
+        """``stat`` of an entry: its own mode, writable by none, less ``umask``."""
         kind = stat.S_IFDIR if entry.kind == "dir" else stat.S_IFREG
-        mode = (entry.mode & 0o111 | READABLE[entry.kind]) & ~self.umask
+        mode = entry.mode & 0o555 & ~self.umask
         return Attributes(entry.inode, entry.size, entry.mtime_ns, kind | mode, self.uid, self.gid)
 
     def open_flags(self) -> int:
