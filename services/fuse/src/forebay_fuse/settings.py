@@ -19,7 +19,9 @@ class FuseSettings(ServiceSettings):
     root: str = Field("/", description="directory of the namespace that the mount shows")
     uid: int = Field(0, ge=0, lt=1 << 32, description="owner of everything in the mount")
     gid: int = Field(0, ge=0, lt=1 << 32, description="group of everything in the mount")
-    umask: str = Field("000", description="permissions taken away, octal; files are 0444 and directories 0555 before")
+    umask: str = Field(
+        "000", description="permissions taken away, octal (of 0444 for files in S3, 0555 for directories)"
+    )
     allow_other: bool | None = Field(
         None, description="other users may read as well; unset: yes as root, else no (fusermount3 must allow it)"
     )
