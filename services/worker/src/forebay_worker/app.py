@@ -260,6 +260,7 @@ class Worker:
         settings = self.settings
         await self.store.restore(boot_id())
         await self.watch.load()
+        self.spawner.spawn("open_under_stores", self.pool.run())
         await self.server.start(settings.host, settings.port, uds=settings.uds)
         self.spawner.spawn("join", self._join())
         self.spawner.spawn("evict", self._evict())

@@ -52,6 +52,8 @@ class MountWatch:
             return
         except (OSError, ForebayError) as e:
             self._log.warning("mount_copy_unusable", path=str(self._path), error=str(e))
+            return
+        await self._pool.keep(self._book.all())
 
     async def run(self) -> None:
         """Polls for ever."""
@@ -96,7 +98,7 @@ class MountWatch:
             self._log.warning("mount_refused", mount_id=mount_id, reason=reason)
         self._changed.set()
         self._changed.clear()
-        await self._pool.keep(self._book.names())
+        await self._pool.keep(self._book.all())
         try:
             await asyncio.to_thread(_replace, self._path, encode(reply))
         except OSError as e:
@@ -104,12 +106,26 @@ class MountWatch:
 
 
 class UfsPool:
-    """Opened under stores by mount."""
+    """Opened under stores by mount. Mounts are opened when they appear: an S3 client takes half a second of imports
+    and parsing, which the first reader of a cold mount would wait for."""
 
     def __init__(self, telemetry: Telemetry) -> None:
         self._telemetry = telemetry
         self._opened: dict[tuple[str, int], Ufs] = {}
         self._lock = asyncio.Lock()
+        self._new: asyncio.Queue[Mounted] = asyncio.Queue()
+        self._names: set[tuple[str, int]] = set()
+        self._log = logs.get("forebay_worker.mounts")
+
+    async def run(self) -> None:
+        """Opens mounts that have appeared, for ever. One that cannot be opened now is tried again by who reads it."""
+        while True:
+            mounted = await self._new.get()
+            try:
+                if mounted.name in self._names:
+                    await self.get(mounted)
+            except ForebayError as e:
+                self._log.warning("ufs_not_opened", mount_id=mounted.mount.mount_id, error=e.message)
 
     async def get(self, mounted: Mounted) -> Ufs:
         """The mount's under store, opened at its first use. Raises what ``open_ufs`` raises."""
@@ -123,14 +139,19 @@ class UfsPool:
                 )
             return self._opened[mounted.name]
 
-    async def keep(self, names: set[tuple[str, int]]) -> None:
-        """Closes the under stores of mounts that are gone; reads of them fail."""
+    async def keep(self, mounts: Sequence[Mounted]) -> None:
+        """Has the under stores of new mounts opened, and closes those of mounts that are gone; reads of them fail."""
+        names = {mounted.name for mounted in mounts}
+        for mounted in mounts:
+            if mounted.name not in self._names:
+                self._new.put_nowait(mounted)
+        self._names = names
         for name in [name for name in self._opened if name not in names]:
             await self._opened.pop(name).close()
 
     async def close(self) -> None:
         """Closes all."""
-        await self.keep(set())
+        await self.keep(())
 
 
 def _read_bounded(path: Path) -> bytes:

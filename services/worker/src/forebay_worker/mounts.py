@@ -76,9 +76,9 @@ class MountBook:
             raise PermissionDenied(f"this worker may not read the mount: {judged.message}", mount_id=mount_id)
         return judged
 
-    def names(self) -> set[tuple[str, int]]:
+    def all(self) -> list[Mounted]:
         """Every mount that may be read."""
-        return {judged.name for judged in self._mounts.values() if isinstance(judged, Mounted)}
+        return [judged for judged in self._mounts.values() if isinstance(judged, Mounted)]
 
     def __len__(self) -> int:
         return len(self._mounts)

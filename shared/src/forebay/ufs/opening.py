@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+
 from forebay.contracts import UfsOptions
 from forebay.errors import ConfigError, NotFound, UfsDenied
 from forebay.telemetry import Telemetry
@@ -29,7 +32,8 @@ async def open_ufs(
     if uri.scheme == "file":
         return PosixUfs(uri, telemetry, limits)
     try:
-        from forebay.ufs.s3 import S3Ufs  # the extra `forebay[s3]`; a gateway does without
+        await asyncio.to_thread(_load_s3)  # on a thread: botocore is a third of a second of imports
+        from forebay.ufs.s3 import S3Ufs
     except ImportError as e:
         raise ConfigError("source", "S3 support is not installed; install forebay[s3]") from e
     return await S3Ufs.open(uri, options, telemetry=telemetry, credentials=credentials, limits=limits)
@@ -50,3 +54,8 @@ async def check_listable(ufs: Ufs) -> None:
         raise NotFound(f"the source {ufs.uri} does not exist or is no folder", **e.details) from e
     except UfsDenied as e:
         raise UfsDenied(f"the source {ufs.uri} may not be listed: {e.message}", **e.details) from e
+
+
+def _load_s3() -> None:
+    """The extra ``forebay[s3]``; a gateway does without."""
+    importlib.import_module("forebay.ufs.s3")
