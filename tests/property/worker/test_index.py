@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from forebay_worker.extents import Geometry
 from forebay_worker.index import Block, NeedsRoom, Refused, Reserved, State, StoreIndex, charge_of
-from forebay_worker.policy import Lru
+from forebay_worker.policies import Lru
 
 CAPACITIES = (64 << 10, 128 << 10)
 NAMES = st.sampled_from([f"{number:032x}" for number in range(12)])

@@ -24,7 +24,7 @@ from forebay_worker.fill import Filler
 from forebay_worker.index import State, StoreIndex
 from forebay_worker.mounts import Mounted
 from forebay_worker.observe import WorkerMetrics
-from forebay_worker.policy import Lru
+from forebay_worker.policies import Lru
 from forebay_worker.queue import FillQueue
 from forebay_worker.reads import Read, Reads
 from forebay_worker.routing import ReadOptions

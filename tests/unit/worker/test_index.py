@@ -9,7 +9,7 @@ import pytest
 
 from forebay_worker.extents import Geometry
 from forebay_worker.index import CHARGE_UNIT, TRANSITIONS, Block, Event, NeedsRoom, Refused, Reserved, State, StoreIndex
-from forebay_worker.policy import Lru
+from forebay_worker.policies import Lru
 
 MIB = 1 << 20
 

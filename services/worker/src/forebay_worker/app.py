@@ -34,7 +34,7 @@ from forebay_worker.mount_watch import MountWatch, UfsPool
 from forebay_worker.mounts import MountBook
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.origins import Origins
-from forebay_worker.policy import POLICIES
+from forebay_worker.policies import POLICIES
 from forebay_worker.queue import FillQueue
 from forebay_worker.reads import Reads
 from forebay_worker.routing import Homes
@@ -122,7 +122,7 @@ class Worker:
     def _build_store(self) -> None:
         settings = self.settings
         policy = POLICIES[settings.policy]
-        self.index = StoreIndex([(tier.spec.capacity_bytes, policy()) for tier in self.tiers])
+        self.index = StoreIndex([(tier.spec.capacity_bytes, policy(tier.spec.capacity_bytes)) for tier in self.tiers])
         self.store = Store(
             self.tiers,
             self.index,

@@ -106,7 +106,7 @@ class Filler:
         """The block, being filled or complete; ``None`` if it cannot be kept, or is being filled by another claim
         about the file's size (the under store judges each by itself). ``source`` is used from now on: a newer
         reader's rights live longer."""
-        block = await self._store.admit(asked.block_id, asked.geometry)
+        block = await self._store.admit(asked.block_id, asked.geometry, asked.target.mount_id)
         if block is None or block.state is not State.FILLING:
             return block
         filling = self._fillings.get(asked.block_id)

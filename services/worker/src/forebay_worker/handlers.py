@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -104,7 +105,7 @@ class BlockRoutes:
         report = await read_record(request, TouchRequest)
         known = 0
         for touch in report.touches:
-            if self._index.read(touch.block_id):
+            if self._index.read(touch.block_id, time.monotonic()):
                 known += 1
                 self._metrics.hits.add(touch.opens, "local")
         unknown = len(report.touches) - known

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from forebay_worker.extents import ExtentSet, Geometry
-from forebay_worker.policy import Policy
+from forebay_worker.policies import Policy
 
 CHARGE_UNIT = 4096
 """Files occupy whole pages; a block is charged for them."""
@@ -170,8 +170,11 @@ class StoreIndex:
 
     # -- admission
 
-    def reserve(self, block_id: str, geometry: Geometry) -> Reserved | NeedsRoom | Refused:
-        """Capacity for a block that is not here: the first tier directory with room, else the first that can make it.
+    def reserve(
+        self, block_id: str, geometry: Geometry, dataset: str = "", now_s: float = 0.0
+    ) -> Reserved | NeedsRoom | Refused:
+        """Capacity for a block that is not here: the first tier directory with room, else the first that can make it,
+        of those whose policy admits it. ``dataset`` is the mount that it is read through.
 
         Raises:
             ValueError: the block is here and not leaving.
@@ -182,51 +185,54 @@ class StoreIndex:
         if here is not None:
             return Refused("leaving")
         charge = charge_of(geometry.length)
+        reason, able = "full", []
         for number, tier in enumerate(self._tiers):
-            if tier.in_service and charge <= tier.capacity - tier.used:
-                return Reserved(self._add(block_id, number, ExtentSet(geometry), State.FILLING))
-        for number, tier in enumerate(self._tiers):
-            if tier.in_service and charge <= tier.capacity and tier.policy.admits(block_id):
-                need = charge - (tier.capacity - tier.used) - self._leaving_bytes(number)
-                victims = self.victims(number, need)
-                if victims or need <= 0:
-                    return NeedsRoom(number, victims)
-        return Refused("full")
+            if not tier.in_service or charge > tier.capacity:
+                continue
+            admission = tier.policy.admit(block_id, charge, dataset, now_s)
+            if not admission.is_admitted:
+                reason = admission.reason
+            elif charge <= tier.capacity - tier.used:
+                return Reserved(self._add(block_id, number, ExtentSet(geometry), State.FILLING, dataset, now_s))
+            else:
+                able.append(number)
+        for number in able:
+            need = charge - (self._tiers[number].capacity - self._tiers[number].used) - self._leaving_bytes(number)
+            victims = self.victims(number, need, now_s)
+            if victims or need <= 0:
+                return NeedsRoom(number, victims)
+        return Refused("full" if able else reason)
 
     def _leaving_bytes(self, tier: int) -> int:
         """What comes back without anybody's doing: leaving blocks that nobody reads any more."""
         return sum(block.charge for block in self._leaving if block.tier == tier and block.is_going)
 
-    def victims(self, tier: int, need_bytes: int) -> tuple[Block, ...]:
+    def victims(self, tier: int, need_bytes: int, now_s: float = 0.0) -> tuple[Block, ...]:
         """Evictable blocks of one tier, in the policy's order, that together free ``need_bytes``; none if all of them
         together do not."""
-        chosen: list[Block] = []
-        freed = 0
-        for block_id in self._tiers[tier].policy.victims():
-            if freed >= need_bytes:
-                break
-            block = self._blocks[block_id]
-            if block.is_evictable:
-                chosen.append(block)
-                freed += block.charge
-        return tuple(chosen) if freed >= need_bytes else ()
+        names = self._tiers[tier].policy.victims(need_bytes, now_s, busy=self._is_busy)
+        chosen = tuple(self._blocks[name] for name in names)
+        return chosen if sum(block.charge for block in chosen) >= need_bytes else ()
+
+    def _is_busy(self, block_id: str) -> bool:
+        return not self._blocks[block_id].is_evictable
 
     def excess(self, tier: int, *, high: float, low: float) -> int:
         """Bytes to evict so that a tier above its high watermark (share of capacity) falls to the low one."""
         held = self._tiers[tier]
         return max(0, held.used - int(held.capacity * low)) if held.used > held.capacity * high else 0
 
-    def restore(self, block_id: str, length: int, tier: int) -> Block | None:
+    def restore(self, block_id: str, length: int, tier: int, now_s: float = 0.0) -> Block | None:
         """Takes in a sealed block found at start; ``None`` if it is known already or there is no room."""
         held = self._tiers[tier]
         if block_id in self._blocks or length < 1 or charge_of(length) > held.capacity - held.used:
             return None
-        return self._add(block_id, tier, ExtentSet(Geometry(length), full=True), State.SEALED)
+        return self._add(block_id, tier, ExtentSet(Geometry(length), full=True), State.SEALED, "", now_s)
 
-    def _add(self, block_id: str, tier: int, extents: ExtentSet, state: State) -> Block:
+    def _add(self, block_id: str, tier: int, extents: ExtentSet, state: State, dataset: str, now_s: float) -> Block:
         block = self._blocks[block_id] = Block(block_id, tier, extents, state)
         self._tiers[tier].used += block.charge
-        self._tiers[tier].policy.added(block_id)
+        self._tiers[tier].policy.inserted(block_id, block.charge, dataset, now_s)
         return block
 
     # -- what happens to a block
@@ -267,11 +273,11 @@ class StoreIndex:
         block.leases -= 1
         self._drop_if_gone(block)
 
-    def read(self, block_id: str) -> bool:
+    def read(self, block_id: str, now_s: float = 0.0, dataset: str = "") -> bool:
         """Tells the policy of a read or a touch; whether the block is here."""
         block = self.get(block_id)
         if block is not None:
-            self._tiers[block.tier].policy.read(block_id)
+            self._tiers[block.tier].policy.touched(block.block_id, now_s, dataset)
         return block is not None
 
     def retire(self, tier: int) -> None:
@@ -307,7 +313,7 @@ class StoreIndex:
             mine = [block for block in self._blocks.values() if block.tier == number]
             _check(tier.used == sum(block.charge for block in mine), 1, number)
             _check(tier.used <= tier.capacity, 2, number)
-            known = set(tier.policy.victims())
+            known = {resident.block for resident in tier.policy}
             _check(known == {b.block_id for b in mine if b.state is not State.LEAVING}, 4, number)
             _check(len(known) == len(tier.policy), 4, number)
         for block in self._blocks.values():

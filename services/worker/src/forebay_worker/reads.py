@@ -67,7 +67,7 @@ class Reads:
         file = self._store.opened(block)
         if file is None or file.view is None:
             return None
-        self._store.index.read(block.block_id)
+        self._store.read(block.block_id, asked.target.mount_id)
         return block, file.view[part.start : part.stop]
 
     async def open(self, read: Read) -> Body:
@@ -94,7 +94,7 @@ class Reads:
             return await _begin(read.source.name, self._judged(read, block))
         if way is Route.THROUGH:
             return await _begin(read.source.name, self._through(read.source, part.start, part.stop))
-        self._store.index.read(asked.block_id)
+        self._store.read(asked.block_id, asked.target.mount_id)
         name: SourceName = self._tier_name(block) if here and block is not None else read.source.name
         return await _begin(name, self._kept(read))
 

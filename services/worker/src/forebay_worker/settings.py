@@ -16,7 +16,7 @@ from forebay.errors import ConfigError
 from forebay.runtime import ServiceSettings, Size, parse_size
 from forebay.ufs import AllowedRoots
 from forebay_worker.index import CHARGE_UNIT
-from forebay_worker.policy import POLICIES
+from forebay_worker.policies import POLICIES
 from forebay_worker.tiers import TierSpec
 
 TIER_SETTING = "tier_dirs"

@@ -81,11 +81,11 @@ class Store:
             scan = await self.threads.run(tier.scan, boot_id)
             dropped = 0
             for found in reversed(scan.blocks):  # the newest first, as long as there is room
-                if self.index.restore(found.block_id, found.length, number) is None:
+                if self.index.restore(found.block_id, found.length, number, self._clock()) is None:
                     await self.threads.run(tier.remove, found.block_id, sealed=True)
                     dropped += 1
             for found in scan.blocks:  # and the newest is the youngest
-                self.index.read(found.block_id)
+                self.read(found.block_id)
             self._tell(tier, scan, dropped)
 
     def _tell(self, tier: TierDirectory, scan: Scan, dropped: int) -> None:
@@ -105,23 +105,27 @@ class Store:
 
     # -- admission and eviction
 
-    async def admit(self, block_id: str, geometry: Geometry) -> Block | None:
+    def read(self, block_id: str, dataset: str = "") -> bool:
+        """Tells the policy of a read or a touch; whether the block is here. ``dataset`` is the mount, if known."""
+        return self.index.read(block_id, self._clock(), dataset)
+
+    async def admit(self, block_id: str, geometry: Geometry, dataset: str = "") -> Block | None:
         """Reserves room for a block and evicts for it; the block that is here already if another came first; ``None``
         if it cannot be kept."""
         self._return_tiers()
         if not self._admission.locked():
-            outcome = self.index.get(block_id) or self.index.reserve(block_id, geometry)
+            outcome = self.index.get(block_id) or self.index.reserve(block_id, geometry, dataset, self._clock())
             if not isinstance(outcome, NeedsRoom | Refused):
                 return outcome if isinstance(outcome, Block) else outcome.block
         async with self._admission:  # one at a time, in order: nobody takes the room that another made
-            return await self._admit(block_id, geometry)
+            return await self._admit(block_id, geometry, dataset)
 
-    async def _admit(self, block_id: str, geometry: Geometry) -> Block | None:
+    async def _admit(self, block_id: str, geometry: Geometry, dataset: str) -> Block | None:
         for _ in range(ADMIT_ATTEMPTS_MAX):
             here = self.index.get(block_id)
             if here is not None:
                 return here
-            outcome = self.index.reserve(block_id, geometry)
+            outcome = self.index.reserve(block_id, geometry, dataset, self._clock())
             if isinstance(outcome, Reserved):
                 return outcome.block
             if isinstance(outcome, NeedsRoom):
@@ -171,7 +175,7 @@ class Store:
         self._is_pressed = False
         for number in range(len(self.tiers)):
             excess = self.index.excess(number, high=self._watermarks.high, low=self._watermarks.low)
-            await self.evict(self.index.victims(number, excess) if excess else ())
+            await self.evict(self.index.victims(number, excess, self._clock()) if excess else ())
 
     def detach(self, block: Block) -> None:
         """No read finds the block any more."""

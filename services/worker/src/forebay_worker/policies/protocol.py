@@ -1,0 +1,68 @@
+"""The interface between the store and what decides about keeping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+Busy = Callable[[str], bool]
+"""Whether a block may not be evicted now (leased, being filled or sealed)."""
+
+
+class Resident(NamedTuple):
+    """A block that a policy knows. ``dataset`` is the mount it was read through; "" until that is known."""
+
+    block: str
+    size: int
+    dataset: str
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Whether a block may be cached now. ``reason`` is a metric label when it may not. ``evict_bytes``: how much
+    should be let go of in the background because of this request, whether it was admitted or not."""
+
+    is_admitted: bool
+    reason: str = ""
+    evict_bytes: int = 0
+
+
+ADMITTED = Admission(True)
+
+
+class Policy(Protocol):
+    """Decides for one tier directory. Blocks that it does not know are ignored by ``touched`` and ``removed``.
+
+    ``size`` is what the block takes of the capacity, in bytes. Callers pass the string that they keep themselves:
+    the policy holds on to it and copies nothing.
+    """
+
+    name: str
+
+    def inserted(self, block: str, size: int, dataset: str, now_s: float) -> None:
+        """The block takes room here from now on: its fill starts, or it was found at start (``dataset`` "")."""
+
+    def touched(self, block: str, now_s: float, dataset: str = "") -> None:
+        """The block was read here, or a touch report says that it was read elsewhere. A ``dataset`` is adopted by a
+        block that had none."""
+
+    def removed(self, block: str) -> None:
+        """The block left, for whatever reason."""
+
+    def admit(self, block: str, size: int, dataset: str, now_s: float) -> Admission:
+        """A read asks for a block that is not here; whether it may be cached at all. Whether there is room for it is
+        the caller's question. Asked once for every read that misses: policies learn from it."""
+
+    def victims(self, wanted_bytes: int, now_s: float, *, busy: Busy) -> list[str]:
+        """Blocks to evict, best first, that together free ``wanted_bytes``; fewer if there are no more. Never one
+        that is ``busy``. They stay known until ``removed``."""
+
+    def __iter__(self) -> Iterator[Resident]:
+        """Every block, the first to go about first: another policy can take over from here."""
+
+    def __contains__(self, block: object) -> bool:
+        """Whether the block is known."""
+
+    def __len__(self) -> int:
+        """Blocks that are known."""
