@@ -11,7 +11,7 @@ from forebay.contracts import UfsOptions
 from forebay.errors import ConfigError
 from forebay.runtime import load
 from forebay_master.app import with_key_file
-from forebay_master.settings import MasterSettings, advertised, mount_requests, state_directory
+from forebay_master.settings import MasterSettings, mount_requests, state_directory
 
 
 def read(*argv: str) -> MasterSettings:
@@ -148,20 +148,3 @@ def test_elsewhere_no_key_is_made(tmp_path: Path, argv: tuple[str, ...]) -> None
     settings = read(*argv)
     assert with_key_file(settings, tmp_path) is settings
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("setting", "bound", "wanted"),
-    [
-        (None, "127.0.0.1:7070", "127.0.0.1:7070"),
-        (None, "[::1]:7070", "[::1]:7070"),
-        (None, "0.0.0.0:7070", "me:7070"),
-        (None, "[::]:7070", "me:7070"),
-        ("master.example", "0.0.0.0:7070", "master.example:7070"),
-        ("master.example:80", "0.0.0.0:7070", "master.example:80"),
-        ("[2001:db8::1]", "0.0.0.0:7070", "[2001:db8::1]:7070"),
-        ("[2001:db8::1]:80", "0.0.0.0:7070", "[2001:db8::1]:80"),
-    ],
-)
-def test_the_map_gets_an_address_that_others_can_reach(setting: str | None, bound: str, wanted: str) -> None:
-    assert advertised(setting, bound, "me") == wanted

@@ -12,6 +12,7 @@ from pydantic_settings import SettingsConfigDict
 
 from forebay.errors import ConfigError
 from forebay.runtime import (
+    MemberSettings,
     ServiceSettings,
     Size,
     check_exposure,
@@ -274,3 +275,23 @@ def test_a_member_without_a_name_gets_one_of_its_own() -> None:
     assert loaded("--member-id", "w1").member_name(7) == "w1"
     assert "-7071-" in loaded().member_name(7071)
     assert loaded().member_name(1) != loaded().member_name(1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "bound", "wanted"),
+    [
+        (None, "127.0.0.1:7070", "127.0.0.1:7070"),
+        (None, "[::1]:7070", "[::1]:7070"),
+        (None, "0.0.0.0:7070", "me:7070"),
+        (None, "[::]:7070", "me:7070"),
+        ("master.example", "0.0.0.0:7070", "master.example:7070"),
+        ("master.example:80", "0.0.0.0:7070", "master.example:80"),
+        ("[2001:db8::1]", "0.0.0.0:7070", "[2001:db8::1]:7070"),
+        ("[2001:db8::1]:80", "0.0.0.0:7070", "[2001:db8::1]:80"),
+    ],
+)
+def test_the_map_gets_an_address_that_others_can_reach(setting: str | None, bound: str, wanted: str) -> None:
+    argv = [] if setting is None else ["--advertise", setting]
+    settings = load(MemberSettings, argv, prog="forebay-test", version="1", description="test")
+
+    assert settings.advertised(bound, "me") == wanted

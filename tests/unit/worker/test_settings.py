@@ -13,7 +13,6 @@ from forebay_worker.settings import (
     Space,
     TierText,
     WorkerSettings,
-    advertised,
     check_outside_sources,
     default_tier,
     parse_tier,
@@ -81,19 +80,3 @@ def test_the_default_tier_is_named_so_that_it_is_found_again() -> None:
     by_name: dict[str, Any] = {"member_id": "a/b", "cluster_id": "c"}
     assert default_tier(WorkerSettings(**by_port)).path == Path("/dev/shm/forebay-forebay-7071")
     assert default_tier(WorkerSettings(**by_name)).path == Path("/dev/shm/forebay-c-a_b")
-
-
-@pytest.mark.parametrize(
-    ("setting", "bound", "shown"),
-    [
-        (None, "127.0.0.1:70", "127.0.0.1:70"),
-        (None, "0.0.0.0:70", "node:70"),
-        (None, "[::]:70", "node:70"),
-        ("w1.example", "0.0.0.0:70", "w1.example:70"),
-        ("w1.example:80", "0.0.0.0:70", "w1.example:80"),
-        ("[fd00::1]", "[::]:70", "[fd00::1]:70"),
-        ("[fd00::1]:80", "[::]:70", "[fd00::1]:80"),
-    ],
-)
-def test_others_are_told_an_address_that_they_can_reach(setting: str | None, bound: str, shown: str) -> None:
-    assert advertised(setting, bound, "node") == shown

@@ -59,7 +59,6 @@ from forebay_master.settings import (
     KEY_FILE_NAME,
     MOUNT_SETTING,
     MasterSettings,
-    advertised,
     mount_requests,
     state_directory,
 )
@@ -248,7 +247,7 @@ class Master:
         return Member(
             member_id=self.member_id,
             role="master",
-            tcp=advertised(self.settings.advertise, self.server.address, socket.gethostname()),
+            tcp=self.settings.advertised(self.server.address, socket.gethostname()),
             uds=str(self.settings.uds) if self.settings.uds else None,
             capacity_weight=0.0,
             version=forebay_master.__version__,

@@ -14,7 +14,7 @@ from pydantic_settings import SettingsConfigDict
 
 from forebay.contracts import MountRequest
 from forebay.errors import ConfigError, InvalidRequest
-from forebay.runtime import ServiceSettings, Size, parse_size
+from forebay.runtime import MemberSettings, Size, parse_size
 from forebay_master.mounts import canonical
 from forebay_master.namespace import MOUNTS_MAX
 
@@ -38,7 +38,7 @@ def parse_max_age(value: object) -> object:
 MaxAge = Annotated[float | None, BeforeValidator(parse_max_age)]
 
 
-class MasterSettings(ServiceSettings):
+class MasterSettings(MemberSettings):
     """What a master can be told."""
 
     model_config = SettingsConfigDict(env_prefix="FOREBAY_MASTER_")
@@ -52,13 +52,6 @@ class MasterSettings(ServiceSettings):
     )
     state_dir: Path | None = Field(
         None, description="where mounts, map and listings are kept; default: below $XDG_STATE_HOME or ~/.local/state"
-    )
-    advertise: str | None = Field(
-        None,
-        min_length=1,
-        max_length=250,
-        description="host or host:port where others reach this master; default: what it listens on, or the host's name"
-        " if that is every address",
     )
     ticket_ttl_s: float = Field(3600.0, ge=10, le=7 * 86_400, description="how long a ticket lives")
     block_size: Size = Field(256 << 20, ge=4 << 20, le=1 << 34, description="block size of mounts that name none")
@@ -89,8 +82,6 @@ _MOUNT = re.compile(r"(?P<path>/.*?)=(?P<uri>(?:s3|file)://.*)", re.DOTALL)
 _OPTION = re.compile(
     r",(?P<name>endpoint|region|path-style|profile|anonymous|ca-file|block-size|replicas|max-age-s)=(?P<value>[^,]*)$"
 )
-_HAS_PORT = re.compile(r"(^[^:]+|\]):\d+$")
-WILDCARDS = frozenset({"0.0.0.0", "::", "[::]"})
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -153,14 +144,6 @@ def _fields(path: str, uri: str, said: dict[str, str], defaults: MasterSettings)
         "replicas": int(said["replicas"]) if "replicas" in said else defaults.replicas,
         "max_age_s": parse_max_age(said["max-age-s"]) if "max-age-s" in said else defaults.max_age_s,
     }
-
-
-def advertised(setting: str | None, bound: str, host_name: str) -> str:
-    """``host:port`` for the cluster map, of a listener bound to ``bound`` (``host:port``, ``[v6]:port``)."""
-    host, _, port = bound.rpartition(":")
-    if setting is None:
-        return f"{host_name if host in WILDCARDS else host}:{port}"
-    return setting if _HAS_PORT.search(setting) else f"{setting}:{port}"
 
 
 def state_directory(settings: MasterSettings) -> Path:

@@ -41,7 +41,6 @@ from forebay_worker.routing import Homes
 from forebay_worker.settings import (
     TIER_SETTING,
     WorkerSettings,
-    advertised,
     check_outside_sources,
     default_tier,
     parse_tier,
@@ -194,7 +193,7 @@ class Worker:
         return Member(
             member_id=self.member_id,
             role="worker",
-            tcp=advertised(settings.advertise, self.server.address, socket.gethostname()),
+            tcp=settings.advertised(self.server.address, socket.gethostname()),
             uds=str(settings.uds) if settings.uds else None,
             capacity_weight=weight,
             serving_weight=serving_weight(self.routes.in_flight),

@@ -13,7 +13,7 @@ from pydantic_settings import SettingsConfigDict
 
 from forebay.contracts.records import ReadType, TierName
 from forebay.errors import ConfigError
-from forebay.runtime import ServiceSettings, Size, parse_size
+from forebay.runtime import MemberSettings, Size, parse_size
 from forebay.ufs import AllowedRoots
 from forebay_worker.index import CHARGE_UNIT
 from forebay_worker.policies import POLICIES
@@ -30,7 +30,7 @@ FILE_SYSTEM_SHARE = 0.80
 """A default never takes more than this share of a file system (a container's /dev/shm may have 64 MiB)."""
 
 
-class WorkerSettings(ServiceSettings):
+class WorkerSettings(MemberSettings):
     """What a worker can be told."""
 
     model_config = SettingsConfigDict(env_prefix="FOREBAY_WORKER_")
@@ -40,13 +40,6 @@ class WorkerSettings(ServiceSettings):
         (),
         description="tier directories, MEM:/path[:SIZE] or SSD:/path[:SIZE]; repeatable; sizes default to 25% of the"
         " cgroup's memory and 20% of the free disk, no directory at all to one in /dev/shm",
-    )
-    advertise: str | None = Field(
-        None,
-        min_length=1,
-        max_length=250,
-        description="host or host:port where others reach this worker; default: what it listens on, or the host's name"
-        " if that is every address",
     )
     state_dir: Path | None = Field(None, description="where the last good mount table is kept; default: the first tier")
     capacity_weight: float | None = Field(None, ge=0, le=1e15, description="share of blocks; default: capacity in GiB")
@@ -79,18 +72,6 @@ class WorkerSettings(ServiceSettings):
         if self.low_watermark > self.high_watermark:
             raise ValueError("low_watermark is above high_watermark")
         return self
-
-
-WILDCARDS = frozenset({"0.0.0.0", "[::]", "::"})
-
-
-def advertised(setting: str | None, bound: str, host_name: str) -> str:
-    """``host:port`` that goes into the map for a listener bound to ``bound`` (``host:port``)."""
-    host, _, port = bound.rpartition(":")
-    if setting is None:
-        return f"{host_name if host in WILDCARDS else host}:{port}"
-    has_port = setting.rpartition(":")[2].isdecimal() and not setting.endswith("]") and setting.count(":") == 1
-    return setting if has_port or "]:" in setting else f"{setting}:{port}"
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from forebay.client.reader import Reader, ReaderParts
 from forebay.client.segments import SegmentTable
 from forebay.client.tasks import Tasks
 from forebay.client.tickets import TicketCache
-from forebay.client.tls import client_context
 from forebay.client.touches import STILL_OPEN_S, Touches
 from forebay.contracts import (
     ClusterMap,
@@ -41,6 +40,7 @@ from forebay.contracts.members import master_addresses
 from forebay.discovery import Registry, open_registry
 from forebay.errors import ForebayError, InvalidRequest, NotFound
 from forebay.runtime import Deadline, logs
+from forebay.runtime.tls import client_context
 from forebay.telemetry import Telemetry
 from forebay.transport import HttpClient
 
@@ -60,7 +60,7 @@ class Client:
         self._tasks = Tasks(lambda name, error: self._log.error("task failed", task=name, error=repr(error)))
         self._http = HttpClient(
             telemetry,
-            ssl_context=client_context(options),
+            ssl_context=client_context(cert=options.tls_cert, key=options.tls_key, ca=options.tls_ca),
             connect_timeout_s=options.connect_timeout_s,
             data_connections=options.data_connections,
         )

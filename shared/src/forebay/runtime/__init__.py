@@ -1,6 +1,7 @@
 """What every process needs besides its own work: deadlines, a task owner, settings, logs, limits of its cgroup."""
 
 from forebay.runtime.config import (
+    MemberSettings,
     ServiceSettings,
     Settings,
     Size,
@@ -16,6 +17,7 @@ from forebay.runtime.supervisor import Supervisor, run, stop_event
 
 __all__ = [
     "Deadline",
+    "MemberSettings",
     "ServiceSettings",
     "Settings",
     "Size",

@@ -42,6 +42,8 @@ _UNITS = {"": 1, "b": 1} | {
     for power, letter in enumerate("kmgtp", 1)
     for suffix, base in (("", 1024), ("ib", 1024), ("b", 1000))
 }
+WILDCARDS = frozenset({"0.0.0.0", "::", "[::]"})
+_HAS_PORT = re.compile(r"(^[^:]+|\]):\d+$")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]*)")
 
 Shown = str | int | float | bool | None
@@ -130,6 +132,25 @@ class ServiceSettings(Settings):
     def member_name(self, port: int) -> str:
         """``member_id``, or ``<host name>-<port>-<6 hex digits>``."""
         return self.member_id or f"{socket.gethostname()[:200]}-{port}-{secrets.token_hex(3)}"
+
+
+class MemberSettings(ServiceSettings):
+    """What a service has that others call by the cluster map."""
+
+    advertise: str | None = Field(
+        None,
+        min_length=1,
+        max_length=250,
+        description="host or host:port where others reach this service; default: what it listens on, or the host's name"
+        " if that is every address",
+    )
+
+    def advertised(self, bound: str, host_name: str) -> str:
+        """``host:port`` for the cluster map, of a listener bound to ``bound`` (``host:port``, ``[v6]:port``)."""
+        host, _, port = bound.rpartition(":")
+        if self.advertise is None:
+            return f"{host_name if host in WILDCARDS else host}:{port}"
+        return self.advertise if _HAS_PORT.search(self.advertise) else f"{self.advertise}:{port}"
 
 
 ServiceSettings.common = frozenset(ServiceSettings.model_fields)
