@@ -21,6 +21,7 @@ class IndexMachine(RuleBasedStateMachine):
         super().__init__()
         self.index = StoreIndex([(capacity, Lru()) for capacity in CAPACITIES])
         self.blocks: dict[str, Block] = {}
+        self.ghosts: list[Block] = []
 
     def in_state(self, *states: State) -> list[Block]:
         return [block for block in self.blocks.values() if block.state in states]
@@ -40,11 +41,12 @@ class IndexMachine(RuleBasedStateMachine):
         else:
             assert [self.index.used(tier) for tier in range(2)] == before
         if isinstance(outcome, Refused) and outcome.reason == "leaving":
-            assert name in self.blocks
+            assert name in self.blocks or name in {ghost.block_id for ghost in self.ghosts}
         if isinstance(outcome, NeedsRoom):
             tier = outcome.tier
             assert {block.tier for block in outcome.victims} <= {tier}
-            freed = sum(block.charge for block in self.blocks.values() if block.tier == tier and block.is_going)
+            held = [*self.blocks.values(), *self.ghosts]
+            freed = sum(block.charge for block in held if block.tier == tier and block.is_going)
             freed += sum(block.charge for block in outcome.victims)
             assert all(block.is_evictable for block in outcome.victims)
             assert self.index.used(tier) - freed + charge_of(length) <= CAPACITIES[tier]
@@ -66,6 +68,8 @@ class IndexMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         block = data.draw(st.sampled_from(self.in_state(State.FILLING, State.SEALING, State.SEALED)))
+        if block.moving_to is not None:
+            self.index.abandon_move(block)
         self.index.leave(block)
         assert self.index.get(block.block_id) is None
 
@@ -99,6 +103,39 @@ class IndexMachine(RuleBasedStateMachine):
             assert name not in self.blocks
             self.blocks[name] = block
 
+    @precondition(lambda self: bool(self.in_state(State.SEALED)))
+    @rule(data=st.data(), to=st.integers(0, 1))
+    def begin_move(self, data: st.DataObject, to: int) -> None:
+        block = data.draw(st.sampled_from(self.in_state(State.SEALED)))
+        before, was_moving = self.index.used(to), block.moving_to
+        if self.index.begin_move(block, to):
+            assert self.index.used(to) == before + block.charge
+            assert not block.is_evictable
+        else:
+            assert (self.index.used(to), block.moving_to) == (before, was_moving)
+
+    @precondition(lambda self: any(b.moving_to is not None for b in self.blocks.values()))
+    @rule(data=st.data(), well=st.booleans())
+    def end_move(self, data: st.DataObject, well: bool) -> None:
+        block = data.draw(st.sampled_from([b for b in self.blocks.values() if b.moving_to is not None]))
+        was, to = block.tier, block.moving_to
+        if well:
+            ghost = self.index.end_move(block)
+            assert (ghost.tier, block.tier) == (was, to)
+            self.ghosts.append(ghost)
+        else:
+            self.index.abandon_move(block)
+            assert block.tier == was
+        assert self.index.get(block.block_id) is block
+
+    @precondition(lambda self: bool(self.ghosts))
+    @rule()
+    def ghost_left(self) -> None:
+        ghost = self.ghosts.pop()
+        before = self.index.used(ghost.tier)
+        self.index.left(ghost)
+        assert self.index.used(ghost.tier) == before - ghost.charge
+
     @rule(tier=st.integers(0, 1), low=st.floats(0.1, 0.9))
     def watermark(self, tier: int, low: float) -> None:
         excess = self.index.excess(tier, high=0.9, low=low)
@@ -108,7 +145,7 @@ class IndexMachine(RuleBasedStateMachine):
     @invariant()
     def holds(self) -> None:
         self.index.validate()
-        assert {id(block) for block in self.index} == {id(block) for block in self.blocks.values()}
+        assert {id(block) for block in self.index} == {id(block) for block in [*self.blocks.values(), *self.ghosts]}
 
 
 TestIndex = IndexMachine.TestCase

@@ -148,3 +148,61 @@ def test_every_pair_of_state_and_event_is_a_move_or_an_error(state: State, event
     else:
         with pytest.raises(ValueError, match="while"):
             act()
+
+
+@pytest.mark.parametrize("crcs", [(), (0xFFFFFFFF, 0, 7)])
+def test_a_sealed_block_that_nobody_holds_is_known_by_all_that_matters(crcs: tuple[int, ...]) -> None:
+    index = index_of(1 << 44, 1 << 44)
+    index.restore("a", 9 * MIB + 1, 1, dataset="m1", crcs=crcs)
+    again = index.get("a")
+    assert again is not None
+    found = (again.block_id, again.length, again.tier, again.dataset, again.state, again.crcs)
+    assert found == ("a", 9 * MIB + 1, 1, "m1", State.SEALED, crcs)
+    assert again.extents.is_full
+    assert index.get("a") is again
+    index.validate()
+
+
+def test_checksums_of_large_blocks_are_left_to_their_sidecars() -> None:
+    index = index_of(1 << 44)
+    index.restore("a", 64 * MIB, 0, crcs=tuple(range(16)))
+    again = index.get("a")
+    assert again is not None
+    assert again.crcs == ()
+
+
+def test_bytes_and_blocks_are_counted_by_mount() -> None:
+    index = index_of(64 * MIB)
+    for name, dataset in (("a", "m1"), ("b", "m1"), ("c", "m2")):
+        index.restore(name, MIB, 0, dataset=dataset)
+    gone = index.get("a")
+    assert gone is not None
+    index.leave(gone)
+    assert {name: (held.blocks, held.used_bytes) for name, held in index.mounts(0).items()} == {
+        "m1": (1, MIB),
+        "m2": (1, MIB),
+    }
+
+
+def test_a_moved_block_counts_in_both_tiers_until_the_old_file_is_gone() -> None:
+    index = index_of(2 * MIB, 2 * MIB)
+    block = filled(index, "a")
+    assert index.begin_move(block, 1)
+    assert (index.used(0), index.used(1)) == (MIB, MIB)
+    ghost = index.end_move(block)
+    assert (block.tier, index.used(0), index.used(1)) == (1, MIB, MIB)
+    index.leave(block)
+    index.left(block)
+    assert index.reserve("a", Geometry(MIB)) == Refused("leaving")
+    index.left(ghost)
+    assert (index.used(0), index.used(1)) == (0, 0)
+    assert isinstance(index.reserve("a", Geometry(MIB)), Reserved)
+    index.validate()
+
+
+def test_a_block_is_not_moved_where_there_is_no_room() -> None:
+    index = index_of(2 * MIB, MIB // 2)
+    block = filled(index, "a")
+    assert not index.begin_move(block, 1)
+    assert not index.begin_move(block, 0)
+    assert block.is_evictable

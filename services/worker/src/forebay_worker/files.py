@@ -61,7 +61,8 @@ def translated(error: OSError) -> TierFailed:
 
 
 class BlockFile:
-    """One open block file; owns ``fd``. ``view`` is the whole block as bytes if it lies in memory.
+    """One open block file; owns ``fd``. ``view`` is the whole block as bytes if it lies in memory; ``crcs`` are the
+    CRC32C sums of its extents once it is complete.
 
     The descriptor closes when the last user lets go of the object, so no thread ever reads from a reused number.
     """
@@ -69,6 +70,7 @@ class BlockFile:
     def __init__(self, fd: int, length: int, *, in_memory: bool) -> None:
         self.fd = fd
         self.length = length
+        self.crcs: tuple[int, ...] = ()
         self.view: memoryview | None = None
         if in_memory and length:
             # The mapping duplicates the descriptor, and its views keep the mapping.

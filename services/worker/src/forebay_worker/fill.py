@@ -266,8 +266,8 @@ class Filler:
     async def _seal(self, filling: Filling) -> None:
         block = filling.block
         try:
-            block.crcs = tuple(filling.crcs[extent] for extent in range(block.extents.geometry.count))
-            await self._store.seal(block, await self.opened(filling))
+            crcs = tuple(filling.crcs[extent] for extent in range(block.extents.geometry.count))
+            await self._store.seal(block, await self.opened(filling), crcs)
             self._forget(block)
         except TierFailed as e:
             self._give_up(filling, e)

@@ -176,7 +176,6 @@ class BlockRoutes:
 
     def _crcs(self, asked: Asked, part: ByteRange) -> tuple[int, ...]:
         """Checksums of the answer, if it is made of whole extents of a block whose sums are known."""
-        block = self._index.get(asked.block_id)
         extents = asked.geometry.touched(part.start, part.stop)
         whole = (asked.geometry.span(extents[0])[0], asked.geometry.span(extents[-1])[1]) == (part.start, part.stop)
-        return block.crcs[extents[0] : extents[-1] + 1] if whole and block is not None else ()
+        return self._reads.crcs(asked.block_id)[extents[0] : extents[-1] + 1] if whole else ()

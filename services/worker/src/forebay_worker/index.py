@@ -7,20 +7,39 @@ Pure: it decides and counts; ``store.Store`` does. A block's life is the table `
                              +-----evict/fail------+-------------------+--> LEAVING --left--> (absent)
 
 Capacity is reserved for the whole block when its fill starts, so that a fill never runs out of room half-way, and is
-given back when the file is unlinked *and* the last lease (a read that holds the mapping) has ended.
+given back when the file is unlinked, nobody has it open any more, *and* the last lease (a read that holds the mapping)
+has ended.
+
+A worker may hold a million small blocks, so a sealed block that nobody uses is one packed number (``_pack``) and not
+an object: 48 bytes instead of some 250. ``Block`` objects of sealed blocks are made when they are asked for and live
+as long as somebody holds them; whoever asks meanwhile gets the same object.
+
+A move between tiers (promotion, demotion) reserves room in the new tier first; when the copy has its final name there,
+``end_move`` makes it the block, and what is left in the old tier becomes a *ghost*: a LEAVING block of the same id
+whose bytes count until its file is gone. While there is a ghost, the id is not admitted anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
+from weakref import WeakValueDictionary
 
+from forebay.contracts.records import EXTENT_SIZE
 from forebay_worker.extents import ExtentSet, Geometry
 from forebay_worker.policies import Policy
 
 CHARGE_UNIT = 4096
 """Files occupy whole pages; a block is charged for them."""
+
+CRCS_INLINE_MAX = 4
+"""Checksums that the index itself keeps: those of blocks under 16 MiB; larger ones have a sidecar."""
+
+DATASETS_MAX = 65_535
+"""Mounts that are told apart in figures; blocks of further ones count under no name."""
+
+_TIER_AT, _DATASET_AT, _HAS_CRCS_AT, _CRCS_AT = 48, 56, 72, 73
 
 
 class State(Enum):
@@ -55,28 +74,57 @@ def charge_of(length: int) -> int:
     return -(-length // CHARGE_UNIT) * CHARGE_UNIT
 
 
-@dataclass(eq=False, slots=True)
 class Block:
     """One block of the index.
 
-    ``tier`` is the place of its directory in the list. ``busy`` counts tasks that fill or seal it, ``leases`` reads
-    that use its bytes: with either it is not evictable. ``crcs`` are the CRC32C sums of its extents once it is
-    complete; none if it was found at start.
+    ``tier`` is the place of its directory in the list. ``busy`` counts tasks that fill, seal or move it, ``leases``
+    reads that use its bytes: with either it is not evictable. ``held`` means that its file is unlinked and still open
+    somewhere. ``crcs`` are the CRC32C sums of its extents if the index keeps them (``CRCS_INLINE_MAX``).
     """
 
-    block_id: str
-    tier: int
-    extents: ExtentSet
-    state: State
-    leases: int = 0
-    busy: int = 0
-    unlinked: bool = False
-    crcs: tuple[int, ...] = ()
+    __slots__ = (
+        "__weakref__",
+        "_extents",
+        "block_id",
+        "busy",
+        "crcs",
+        "dataset",
+        "held",
+        "leases",
+        "length",
+        "moving_to",
+        "state",
+        "tier",
+        "unlinked",
+    )
+
+    def __init__(
+        self,
+        block_id: str,
+        tier: int,
+        length: int,
+        state: State,
+        *,
+        dataset: str = "",
+        extents: ExtentSet | None = None,
+    ) -> None:
+        self.block_id = block_id
+        self.tier = tier
+        self.length = length
+        self.state = state
+        self.dataset = dataset
+        self._extents = extents
+        self.leases = 0
+        self.busy = 0
+        self.unlinked = False
+        self.held = False
+        self.moving_to: int | None = None
+        self.crcs: tuple[int, ...] = ()
 
     @property
-    def length(self) -> int:
-        """Bytes of the block."""
-        return self.extents.geometry.length
+    def extents(self) -> ExtentSet:
+        """Which extents are present; of a sealed block all."""
+        return ExtentSet(Geometry(self.length), full=True) if self._extents is None else self._extents
 
     @property
     def charge(self) -> int:
@@ -85,13 +133,20 @@ class Block:
 
     @property
     def is_evictable(self) -> bool:
-        """Whether nobody fills, awaits, seals or reads it."""
+        """Whether nobody fills, awaits, seals, moves or reads it."""
         return self.leases == 0 and self.busy == 0 and self.state in {State.FILLING, State.SEALED}
 
     @property
     def is_going(self) -> bool:
         """Whether it is leaving and nothing holds it up."""
-        return self.state is State.LEAVING and self.leases == 0 and self.busy == 0
+        return self.state is State.LEAVING and self.leases == 0 and self.busy == 0 and not self.held
+
+    def completed(self) -> None:
+        """It needs no set of extents any more."""
+        self._extents = None
+
+    def __repr__(self) -> str:
+        return f"<Block {self.block_id} {self.state.value} tier={self.tier} {self.leases=} {self.busy=}>"
 
 
 @dataclass(frozen=True)
@@ -118,37 +173,54 @@ class Refused:
 
 
 @dataclass
+class Held:
+    """What one mount has in one tier directory."""
+
+    blocks: int = 0
+    used_bytes: int = 0
+
+
+@dataclass
 class _Tier:
     capacity: int
     policy: Policy
     used: int = 0
     in_service: bool = True
+    mounts: dict[str, Held] = field(default_factory=dict)
 
 
 class StoreIndex:
     """Blocks and capacity of all tier directories of one worker.
 
     Invariants (``validate``):
-    1. A tier's used bytes are the sum of its blocks' charges, whatever their state.
+    1. A tier's used bytes are the sum of its blocks' charges, whatever their state, ghosts and reserved moves included.
     2. Used bytes never exceed the capacity.
     3. FILLING blocks miss at least one extent; SEALING and SEALED blocks miss none.
     4. A tier's policy knows exactly its blocks that are not LEAVING.
-    5. Leases and busy counts are not negative; an unlinked block is LEAVING.
+    5. Leases and busy counts are not negative; an unlinked block is LEAVING; a block on the move is SEALED and busy.
     6. An unlinked block without leases is gone.
-    7. The blocks known to be leaving are those that are LEAVING.
+    7. The blocks known to be leaving are those that are LEAVING, and the ghosts.
+    8. Counts by state and sums by mount agree with the blocks.
     """
 
     def __init__(self, tiers: Sequence[tuple[int, Policy]]) -> None:
         self._tiers = [_Tier(capacity, policy) for capacity, policy in tiers]
-        self._blocks: dict[str, Block] = {}
+        self._blocks: dict[str, Block | int] = {}
+        self._awake: WeakValueDictionary[str, Block] = WeakValueDictionary()
         self._leaving: set[Block] = set()
+        self._ghosts: dict[str, Block] = {}
+        self._counts = dict.fromkeys(State, 0)
+        self._datasets = [""]
+        self._dataset_numbers = {"": 0}
 
     # -- reading
 
     def get(self, block_id: str) -> Block | None:
         """The block, unless it is leaving."""
-        block = self._blocks.get(block_id)
-        return None if block is None or block.state is State.LEAVING else block
+        found = self._blocks.get(block_id)
+        if found.__class__ is int:
+            return self._wake(block_id, found)
+        return found if isinstance(found, Block) and found.state is not State.LEAVING else None
 
     def used(self, tier: int) -> int:
         """Bytes of capacity taken in one tier directory, leaving blocks included."""
@@ -160,10 +232,23 @@ class StoreIndex:
 
     def counts(self) -> dict[State, int]:
         """Blocks by state."""
-        counts = dict.fromkeys(State, 0)
-        for block in self._blocks.values():
-            counts[block.state] += 1
-        return counts
+        return dict(self._counts)
+
+    def mounts(self, tier: int) -> dict[str, Held]:
+        """What each mount has in a tier directory, leaving blocks not included."""
+        return {name: Held(held.blocks, held.used_bytes) for name, held in self._tiers[tier].mounts.items()}
+
+    def sealed_ids(self, tier: int) -> list[str]:
+        """Ids of the sealed blocks of one tier directory now."""
+        mine = []
+        for block_id, found in self._blocks.items():
+            if not isinstance(found, Block) and (found >> _TIER_AT & 0xFF) == tier:
+                mine.append(block_id)
+        return mine
+
+    def held(self) -> list[Block]:
+        """Leaving blocks whose unlinked files are still open somewhere."""
+        return [block for block in self._leaving if block.held]
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -173,16 +258,16 @@ class StoreIndex:
     def reserve(
         self, block_id: str, geometry: Geometry, dataset: str = "", now_s: float = 0.0
     ) -> Reserved | NeedsRoom | Refused:
-        """Capacity for a block that is not here: the first tier directory with room, else the first that can make it,
-        of those whose policy admits it. ``dataset`` is the mount that it is read through.
+        """Capacity for a block that is not here: the first tier directory with room, else the last (the slowest) that
+        can make it, of those whose policy admits it. ``dataset`` is the mount that it is read through.
 
         Raises:
             ValueError: the block is here and not leaving.
         """
         here = self._blocks.get(block_id)
-        if here is not None and here.state is not State.LEAVING:
+        if here is not None and not (isinstance(here, Block) and here.state is State.LEAVING):
             raise ValueError(f"block {block_id} is here")
-        if here is not None:
+        if here is not None or block_id in self._ghosts:
             return Refused("leaving")
         charge = charge_of(geometry.length)
         reason, able = "full", []
@@ -193,10 +278,11 @@ class StoreIndex:
             if not admission.is_admitted:
                 reason = admission.reason
             elif charge <= tier.capacity - tier.used:
-                return Reserved(self._add(block_id, number, ExtentSet(geometry), State.FILLING, dataset, now_s))
+                block = Block(block_id, number, geometry.length, State.FILLING, extents=ExtentSet(geometry))
+                return Reserved(self._add(block, dataset, now_s))
             else:
                 able.append(number)
-        for number in able:
+        for number in reversed(able):
             need = charge - (self._tiers[number].capacity - self._tiers[number].used) - self._leaving_bytes(number)
             victims = self.victims(number, need, now_s)
             if victims or need <= 0:
@@ -211,29 +297,84 @@ class StoreIndex:
         """Evictable blocks of one tier, in the policy's order, that together free ``need_bytes``; none if all of them
         together do not."""
         names = self._tiers[tier].policy.victims(need_bytes, now_s, busy=self._is_busy)
-        chosen = tuple(self._blocks[name] for name in names)
+        chosen = tuple(block for name in names if (block := self.get(name)) is not None)
         return chosen if sum(block.charge for block in chosen) >= need_bytes else ()
 
     def _is_busy(self, block_id: str) -> bool:
-        return not self._blocks[block_id].is_evictable
+        found = self._blocks[block_id]
+        block = found if isinstance(found, Block) else self._awake.get(block_id)
+        return block is not None and not block.is_evictable
 
     def excess(self, tier: int, *, high: float, low: float) -> int:
         """Bytes to evict so that a tier above its high watermark (share of capacity) falls to the low one."""
         held = self._tiers[tier]
         return max(0, held.used - int(held.capacity * low)) if held.used > held.capacity * high else 0
 
-    def restore(self, block_id: str, length: int, tier: int, now_s: float = 0.0) -> Block | None:
-        """Takes in a sealed block found at start; ``None`` if it is known already or there is no room."""
-        held = self._tiers[tier]
-        if block_id in self._blocks or length < 1 or charge_of(length) > held.capacity - held.used:
+    def restore(
+        self,
+        block_id: str,
+        length: int,
+        tier: int,
+        now_s: float = 0.0,
+        *,
+        dataset: str = "",
+        crcs: tuple[int, ...] = (),
+    ) -> Block | None:
+        """Takes in a sealed block found on disk; ``None`` if it is known already or there is no room."""
+        if not self._fits(block_id, length, tier):
             return None
-        return self._add(block_id, tier, ExtentSet(Geometry(length), full=True), State.SEALED, "", now_s)
-
-    def _add(self, block_id: str, tier: int, extents: ExtentSet, state: State, dataset: str, now_s: float) -> Block:
-        block = self._blocks[block_id] = Block(block_id, tier, extents, state)
-        self._tiers[tier].used += block.charge
-        self._tiers[tier].policy.inserted(block_id, block.charge, dataset, now_s)
+        block = self._add(Block(block_id, tier, length, State.SEALED), dataset, now_s)
+        block.crcs = crcs
+        self._rest(block)
         return block
+
+    def restore_part(
+        self,
+        block_id: str,
+        geometry: Geometry,
+        tier: int,
+        now_s: float = 0.0,
+        *,
+        present: Iterable[int],
+        dataset: str = "",
+    ) -> Block | None:
+        """Takes in a half-filled block found on disk, which misses at least one extent; ``None`` as for ``restore``."""
+        if not self._fits(block_id, geometry.length, tier):
+            return None
+        extents = ExtentSet(geometry)
+        for extent in present:
+            extents.add(extent)
+        return self._add(Block(block_id, tier, geometry.length, State.FILLING, extents=extents), dataset, now_s)
+
+    def _fits(self, block_id: str, length: int, tier: int) -> bool:
+        held = self._tiers[tier]
+        is_known = block_id in self._blocks or block_id in self._ghosts
+        return not is_known and length >= 1 and charge_of(length) <= held.capacity - held.used
+
+    def _add(self, block: Block, dataset: str, now_s: float) -> Block:
+        block.dataset = dataset if self._number_of(dataset) else ""
+        self._blocks[block.block_id] = block
+        self._counts[block.state] += 1
+        tier = self._tiers[block.tier]
+        tier.used += block.charge
+        self._enter(block, now_s)
+        return block
+
+    def _enter(self, block: Block, now_s: float) -> None:
+        tier = self._tiers[block.tier]
+        tier.policy.inserted(block.block_id, block.charge, block.dataset, now_s)
+        held = tier.mounts.setdefault(block.dataset, Held())
+        held.blocks += 1
+        held.used_bytes += block.charge
+
+    def _quit(self, block: Block) -> None:
+        tier = self._tiers[block.tier]
+        tier.policy.removed(block.block_id)
+        held = tier.mounts[block.dataset]
+        held.blocks -= 1
+        held.used_bytes -= block.charge
+        if not held.blocks:
+            del tier.mounts[block.dataset]
 
     # -- what happens to a block
 
@@ -241,27 +382,35 @@ class StoreIndex:
         """An extent was written; whether the block is complete now and must be sealed."""
         if block.state is not State.FILLING:
             return False
-        block.extents.add(extent)
-        if block.extents.is_full:
+        extents = block.extents
+        extents.add(extent)
+        if extents.is_full:
             self._move(block, Event.COMPLETE)
             return True
         return False
 
-    def sealed(self, block: Block) -> None:
+    def sealed(self, block: Block, crcs: tuple[int, ...] = ()) -> None:
         """Its file has the name of a complete block."""
         self._move(block, Event.SEAL)
+        block.completed()
+        block.crcs = crcs
+        self._rest(block)
 
     def leave(self, block: Block) -> None:
-        """Evicted, failed or freed: no read finds it any more; its bytes count until ``left``."""
+        """Evicted, failed or freed: no read finds it any more; its bytes count until ``left``. Not for a block on the
+        move: that is abandoned or ended first."""
+        if block.moving_to is not None:
+            raise ValueError(f"block {block.block_id} is on the move")
         self._move(block, Event.LEAVE)
+        self._blocks[block.block_id] = block
         self._leaving.add(block)
-        self._tiers[block.tier].policy.removed(block.block_id)
+        self._quit(block)
 
     def left(self, block: Block) -> None:
-        """Its file is unlinked."""
+        """Its file is unlinked, and nobody else has it open."""
         if block.state is not State.LEAVING:
             raise ValueError(f"block {block.block_id} is {block.state.value}, not leaving")
-        block.unlinked = True
+        block.unlinked, block.held = True, False
         self._drop_if_gone(block)
 
     def lease(self, block: Block) -> None:
@@ -280,6 +429,51 @@ class StoreIndex:
             self._tiers[block.tier].policy.touched(block.block_id, now_s, dataset)
         return block is not None
 
+    # -- moves between tiers
+
+    def begin_move(self, block: Block, to: int, now_s: float = 0.0) -> bool:
+        """Reserves room for a sealed block in another tier; whether there was any and the policy there admits it. Ends
+        with ``end_move`` or ``abandon_move``."""
+        target = self._tiers[to]
+        can = block.state is State.SEALED and block.moving_to is None and block.tier != to
+        if not can or not target.in_service or block.charge > target.capacity - target.used:
+            return False
+        if block.block_id in self._ghosts:
+            return False
+        if not target.policy.admit(block.block_id, block.charge, block.dataset, now_s).is_admitted:
+            return False
+        target.used += block.charge
+        block.moving_to = to
+        block.busy += 1
+        return True
+
+    def end_move(self, block: Block, now_s: float = 0.0) -> Block:
+        """The copy has its final name: it is the block now. Returns what must leave the old tier."""
+        to = self._moved(block)
+        ghost = Block(block.block_id, block.tier, block.length, State.LEAVING, dataset=block.dataset)
+        self._counts[State.LEAVING] += 1
+        self._ghosts[block.block_id] = ghost
+        self._leaving.add(ghost)
+        self._quit(block)
+        block.tier = to
+        self._enter(block, now_s)
+        self._rest(block)
+        return ghost
+
+    def abandon_move(self, block: Block) -> None:
+        """The copy failed, and its file is gone: the block stays where it was."""
+        self._tiers[self._moved(block)].used -= block.charge
+
+    def _moved(self, block: Block) -> int:
+        to = block.moving_to
+        if to is None:
+            raise ValueError(f"block {block.block_id} is not on the move")
+        block.moving_to = None
+        block.busy -= 1
+        return to
+
+    # -- tier directories
+
     def retire(self, tier: int) -> None:
         """Takes a tier directory that errs out of service: nothing is admitted to it any more."""
         self._tiers[tier].in_service = False
@@ -294,37 +488,100 @@ class StoreIndex:
 
     def _move(self, block: Block, event: Event) -> None:
         try:
-            block.state = TRANSITIONS[block.state, event]
+            state = TRANSITIONS[block.state, event]
         except KeyError as e:
             raise ValueError(f"block {block.block_id}: {event.value} while {block.state.value}") from e
+        self._counts[block.state] -= 1
+        self._counts[state] += 1
+        block.state = state
 
     def _drop_if_gone(self, block: Block) -> None:
-        if block.unlinked and block.leases == 0:
+        if not block.unlinked or block.leases:
+            return
+        if self._ghosts.get(block.block_id) is block:
+            del self._ghosts[block.block_id]
+        else:
             del self._blocks[block.block_id]
-            self._leaving.discard(block)
-            self._tiers[block.tier].used -= block.charge
+        self._counts[State.LEAVING] -= 1
+        self._leaving.discard(block)
+        self._tiers[block.tier].used -= block.charge
+
+    # -- packing
+
+    def _rest(self, block: Block) -> None:
+        """A sealed block becomes a number; the object lives on while somebody holds it."""
+        self._blocks[block.block_id] = _pack(block, self._number_of(block.dataset))
+        self._awake[block.block_id] = block
+
+    def _wake(self, block_id: str, packed: int) -> Block:
+        block = self._awake.get(block_id)
+        if block is None:
+            block = _unpack(block_id, packed)
+            block.dataset = self._datasets[packed >> _DATASET_AT & 0xFFFF]
+            self._awake[block_id] = block
+        return block
+
+    def _number_of(self, dataset: str) -> int:
+        number = self._dataset_numbers.get(dataset)
+        if number is None:
+            number = len(self._datasets)
+            if number > DATASETS_MAX:
+                return 0
+            self._datasets.append(dataset)
+            self._dataset_numbers[dataset] = number
+        return number
 
     def __iter__(self) -> Iterator[Block]:
-        return iter(self._blocks.values())
+        for block_id, found in list(self._blocks.items()):
+            yield found if isinstance(found, Block) else self._wake(block_id, found)
+        yield from list(self._ghosts.values())
 
     def validate(self) -> None:
         """Raises ``AssertionError`` naming the invariant that is broken."""
+        blocks = list(self)
         for number, tier in enumerate(self._tiers):
-            mine = [block for block in self._blocks.values() if block.tier == number]
-            _check(tier.used == sum(block.charge for block in mine), 1, number)
+            mine = [block for block in blocks if block.tier == number]
+            coming = [block for block in blocks if block.moving_to == number]
+            _check(tier.used == sum(block.charge for block in mine + coming), 1, number)
             _check(tier.used <= tier.capacity, 2, number)
             known = {resident.block for resident in tier.policy}
-            _check(known == {b.block_id for b in mine if b.state is not State.LEAVING}, 4, number)
+            staying = [block for block in mine if block.state is not State.LEAVING]
+            _check(known == {b.block_id for b in staying}, 4, number)
             _check(len(known) == len(tier.policy), 4, number)
-        for block in self._blocks.values():
+            _check(sum(held.blocks for held in tier.mounts.values()) == len(staying), 8, number)
+            _check(sum(held.used_bytes for held in tier.mounts.values()) == sum(b.charge for b in staying), 8, number)
+        for block in blocks:
             if block.state is State.FILLING:
                 _check(not block.extents.is_full, 3, block.block_id)
             if block.state in {State.SEALING, State.SEALED}:
                 _check(block.extents.is_full, 3, block.block_id)
             _check(block.leases >= 0 and block.busy >= 0, 5, block.block_id)
             _check(not block.unlinked or block.state is State.LEAVING, 5, block.block_id)
+            _check(block.moving_to is None or (block.state is State.SEALED and block.busy > 0), 5, block.block_id)
             _check(not (block.unlinked and block.leases == 0), 6, block.block_id)
-        _check(self._leaving == {b for b in self._blocks.values() if b.state is State.LEAVING}, 7, len(self._leaving))
+        leaving = {b for b in blocks if b.state is State.LEAVING}
+        _check(self._leaving == leaving and set(self._ghosts.values()) <= leaving, 7, len(self._leaving))
+        _check(self._counts == {state: sum(b.state is state for b in blocks) for state in State}, 8, "counts")
+
+
+def _pack(block: Block, dataset: int) -> int:
+    """Length, tier, mount and, if they are few, checksums of a sealed block as one number: 48 bytes of heap for one
+    checksum."""
+    packed = block.length | block.tier << _TIER_AT | dataset << _DATASET_AT
+    if 0 < len(block.crcs) <= CRCS_INLINE_MAX:
+        packed |= 1 << _HAS_CRCS_AT
+        for number, crc in enumerate(block.crcs):
+            packed |= crc << _CRCS_AT + 32 * number
+    return packed
+
+
+def _unpack(block_id: str, packed: int) -> Block:
+    length = packed & (1 << _TIER_AT) - 1
+    block = Block(block_id, packed >> _TIER_AT & 0xFF, length, State.SEALED)
+    if packed >> _HAS_CRCS_AT & 1:
+        count = -(-length // EXTENT_SIZE)
+        block.crcs = tuple(packed >> _CRCS_AT + 32 * number & 0xFFFFFFFF for number in range(count))
+    return block
 
 
 def _check(holds: bool, number: int, what: object) -> None:

@@ -70,6 +70,11 @@ class Reads:
         self._store.read(block.block_id, asked.target.mount_id)
         return block, file.view[part.start : part.stop]
 
+    def crcs(self, block_id: str) -> tuple[int, ...]:
+        """CRC32C sums by extent of a complete block, if they are at hand."""
+        block = self._store.index.get(block_id)
+        return () if block is None or block.state is not State.SEALED else self._store.crcs(block)
+
     async def open(self, read: Read) -> Body:
         """The answer to a read.
 

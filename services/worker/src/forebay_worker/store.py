@@ -212,19 +212,27 @@ class Store:
         """
         return await self.threads.run(_create, self.tiers[block.tier], block.block_id, block.length)
 
-    async def seal(self, block: Block, file: BlockFile) -> None:
+    async def seal(self, block: Block, file: BlockFile, crcs: tuple[int, ...]) -> None:
         """Makes a complete block durable under its final name.
 
         Raises:
             TierFailed: the directory erred.
         """
         await self.threads.run(self.tiers[block.tier].seal, block.block_id, file.fd, block.length)
-        self.index.sealed(block)
+        file.crcs = crcs
+        self.index.sealed(block, crcs)
         self._files.put(block.block_id, file)
 
     def opened(self, block: Block) -> BlockFile | None:
         """The file of a sealed block if it is open; this is the warm path."""
         return self._files.get(block.block_id)
+
+    def crcs(self, block: Block) -> tuple[int, ...]:
+        """CRC32C sums of a sealed block's extents, if they are at hand."""
+        if block.crcs:
+            return block.crcs
+        file = self._files.get(block.block_id)
+        return () if file is None else file.crcs
 
     async def open(self, block: Block) -> BlockFile:
         """The file of a sealed block.
