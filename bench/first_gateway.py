@@ -81,6 +81,7 @@ def warm_mount(options: Options, *, short_circuit: bool) -> Iterator[tuple[Local
             worker_mem_bytes=2 * WARM_FILES * WARM_FILE_BYTES,
             mount_dirs=(mount,),
             short_circuit=short_circuit,
+            extra={"gateway": ("--no-passthrough",)},
         )
         with LocalCluster(spec) as cluster:
             files = sorted(mount.iterdir())
@@ -162,7 +163,7 @@ def cpu_s(cluster: LocalCluster) -> float:
 
 def local_vs_native(options: Options) -> Figure:
     """Warm worker on this host, blocks read in place."""
-    return warm_ratio(options, "local_vs_native", short_circuit=True, sources=("local",), goal=0.25)
+    return warm_ratio(options, "local_vs_native", short_circuit=True, sources=("spliced",), goal=0.25)
 
 
 def remote_vs_native(options: Options) -> Figure:

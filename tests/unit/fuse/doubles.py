@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -45,9 +45,26 @@ class FakeBlock:
         self.length = len(data)
         self.counted = 0
 
+        self.opens, self.is_open = 1, True
+
     def count(self, read_bytes: int) -> None:
         """Remembers."""
         self.counted += read_bytes
+
+    def detach(self) -> None:
+        """Closes the descriptor alone."""
+        os.close(self.fd)
+        self.fd = -1
+
+    def again(self) -> None:
+        """Remembers."""
+        self.opens += 1
+
+    def close(self) -> None:
+        """Closes what is open."""
+        if self.fd >= 0:
+            self.detach()
+        self.is_open = False
 
 
 class FakeReader:
@@ -62,6 +79,7 @@ class FakeReader:
         self.error: Exception | None = None
         self.short = 0
         self.ahead = False
+        self.on_read: Callable[[], None] = lambda: None
         self.is_closed = False
 
     async def read_into(self, offset: int, buffer: memoryview) -> int:
@@ -69,6 +87,7 @@ class FakeReader:
         await self.gate.wait()
         if self.error is not None:
             raise self.error
+        self.on_read()
         n = max(0, min(len(buffer), self.size - offset) - self.short)
         buffer[:n] = self.data[offset : offset + n]
         return n
@@ -88,15 +107,16 @@ class FakeReader:
             self.blocks[index] = FakeBlock(self.data[index * BLOCK_SIZE : (index + 1) * BLOCK_SIZE])
         return self.blocks[index]
 
-    async def close(self) -> None:
+    def free(self) -> None:
         """Closes the block files."""
         self.is_closed = True
-        for block in self.blocks.values():
-            os.close(block.fd)
+        while self.blocks:
+            self.blocks.popitem()[1].close()
 
 
 class FakeClient:
-    """One flat directory. ``calls`` counts questions; ``gate`` holds answers back."""
+    """One flat directory. ``calls`` counts questions; ``gate`` holds answers back. ``whole`` are files whose one block
+    is a file of this host; ``home_here`` and ``seals`` say that a read of any other makes it one."""
 
     def __init__(self, files: dict[str, bytes], *, is_local: bool = False, page: int = 10_000) -> None:
         self.files, self.is_local, self.page = files, is_local, page
@@ -104,6 +124,10 @@ class FakeClient:
         self.calls: list[str] = []
         self.forgotten: list[str] = []
         self.readers: list[FakeReader] = []
+        self.whole: set[str] = set()
+        self.home_here, self.seals = False, True
+        self.read_error: Exception | None = None
+        self.opened: list[FakeBlock] = []
         self.error: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -136,7 +160,21 @@ class FakeClient:
         """A reader of what is there now."""
         reader = FakeReader(self.files[path[1:]], is_local=self.is_local)
         self.readers.append(reader)
+        reader.error = self.read_error
+        if self.home_here and self.seals:
+            reader.on_read = lambda: self.whole.add(path[1:])
         return reader
+
+    def open_block(self, layout: Layout) -> FakeBlock | None:
+        """A real file with the file's bytes."""
+        if layout.key not in self.whole:
+            return None
+        self.opened.append(FakeBlock(self.files[layout.key]))
+        return self.opened[-1]
+
+    def is_home_here(self, layout: Layout) -> bool:
+        """As it was told."""
+        return self.home_here
 
     def forget(self, path: str) -> None:
         """Remembers."""
@@ -181,6 +219,27 @@ class FakeSink:
         self.notices.append(message)
 
 
+class FakeBackings:
+    """Backing files as the kernel keeps them; ``error`` is an errno that refuses them."""
+
+    def __init__(self) -> None:
+        self.files: dict[int, int] = {}
+        self.error = 0
+        self._next = 1
+
+    def open(self, fd: int) -> int:
+        """Keeps a reference of its own."""
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        self.files[self._next] = os.dup(fd)
+        self._next += 1
+        return self._next - 1
+
+    def close(self, backing_id: int) -> None:
+        """Lets it go; a second time is a bug."""
+        os.close(self.files.pop(backing_id))
+
+
 class Kernel:
     """Plays the kernel: sends requests to a gateway and waits for replies. Ends as a test must leave things."""
 
@@ -189,7 +248,8 @@ class Kernel:
         self.client, self.sink = client, FakeSink()
         self.inodes = InodeTable(ROOT, "/", None, limit=limit, good_until_s=None)
         self.gateway = Gateway(client, view or View(), self.inodes, self.telemetry, waits_max=waits_max)
-        self.gateway.attach(self.sink)
+        self.backings = FakeBackings()
+        self.gateway.attach(self.sink, self.backings)
         self._unique = 0
 
     async def __aenter__(self) -> Kernel:
@@ -201,6 +261,9 @@ class Kernel:
         await self.gateway.close()
         assert not self.gateway.waits
         assert not self.gateway.handles
+        assert not self.gateway.opening.modes
+        assert not self.backings.files
+        assert not any(block.is_open for block in self.client.opened)
 
     def send(self, op: int, body: bytes = b"", node_id: int = 1) -> int:
         """Sends a request; its number."""
@@ -237,13 +300,22 @@ class Kernel:
         node_id: int = layout.ENTRY.unpack_from(reply.body)[0]
         return node_id
 
+    async def init(self, flags: int = (1 << 64) - 1) -> tuple[int, ...]:
+        """Agrees on ``flags`` with the gateway: ``INIT_OUT`` of the reply."""
+        body = layout.INIT_IN.pack(7, 45, 1 << 20, flags & 0xFFFFFFFF) + layout.INIT_FLAGS2.pack(flags >> 32)
+        return layout.INIT_OUT.unpack((await self.ask(Op.INIT, body)).body)
+
     async def open(self, name: str) -> int:
         """A handle of a file in the root."""
+        return (await self.opened(name))[0]
+
+    async def opened(self, name: str) -> tuple[int, int, int]:
+        """Handle, flags and backing id of a file in the root, opened."""
         node_id = await self.lookup(name)
         reply = await self.ask(Op.OPEN, layout.OPEN_IN.pack(os.O_RDONLY, 0), node_id)
         assert reply.errno == 0, reply
-        handle: int = layout.OPEN_OUT.unpack_from(reply.body)[0]
-        return handle
+        handle, flags, backing_id = layout.OPEN_OUT.unpack_from(reply.body)
+        return handle, flags, backing_id
 
     def read(self, handle: int, offset: int, size: int, op: int = Op.READ) -> int:
         """Sends READ, READDIR or READDIRPLUS; its number."""

@@ -22,6 +22,7 @@ from forebay.telemetry import Telemetry, setup
 from forebay.transport import HttpServer
 from forebay.transport.app import ServiceInfo, make_app
 from forebay_fuse import mounting
+from forebay_fuse.backing import DeviceBackings
 from forebay_fuse.device import Device
 from forebay_fuse.gateway import Gateway
 from forebay_fuse.inodes import InodeTable
@@ -70,6 +71,10 @@ def view_of(settings: FuseSettings, pipe: Pipe) -> View:
         negative_timeout_s=settings.negative_timeout,
         kernel_cache=settings.kernel_cache,
         direct_io=settings.direct_io,
+        passthrough=settings.passthrough,
+        stack_depth=mounting.stack_depth(settings.short_circuit_dirs),
+        small_file_bytes=settings.small_file,
+        splice=settings.splice,
         max_background=settings.max_background,
         max_pages=READ_PAGES if settings.direct_io else min(READ_PAGES, pipe.pages_max),
     )
@@ -154,7 +159,7 @@ class Service:
             raise
         device = self.device = Device(self.session.device, gateway.handle, pipe, request_max=REQUEST_MAX)
         gateway.waits.on_full, gateway.waits.on_room = device.pause, device.resume
-        gateway.attach(device)
+        gateway.attach(device, DeviceBackings(self.session.device))
         device.start()
         async with Deadline.after(INIT_TIMEOUT_S).timeout():
             if not await gateway.negotiated:

@@ -1,9 +1,8 @@
-"""Files: OPEN, READ, RELEASE. Where bytes come from is the SDK's business; here they only reach the kernel cheaply."""
+"""READ. Where bytes come from is the SDK's business; here they only reach the kernel cheaply."""
 
 from __future__ import annotations
 
 import errno
-import os
 
 from forebay.errors import NotFound, StaleVersion
 from forebay.telemetry import Metrics
@@ -14,42 +13,18 @@ from forebay_fuse.handles import HandleTable, OpenFile
 from forebay_fuse.names import Names
 from forebay_fuse.protocol import replies, requests
 from forebay_fuse.protocol.requests import Request
-from forebay_fuse.sdk import Client
 from forebay_fuse.view import View
 
 
 class Files:
-    """Open files of the session."""
+    """Reads of the session's open files. Files that are passed through are read here as well: `posix_fadvise` asks."""
 
-    def __init__(
-        self, client: Client, view: View, names: Names, handles: HandleTable, answers: Answers, *, metrics: Metrics
-    ) -> None:
-        self._client, self._view, self._names = client, view, names
+    def __init__(self, view: View, names: Names, handles: HandleTable, answers: Answers, *, metrics: Metrics) -> None:
+        self._view, self._names = view, names
         self._handles, self._answers = handles, answers
         self.buffers = Buffers(view.max_background, view.read_max)
         self._read = metrics.counter("forebay_fuse_read_bytes_total", "bytes read, by where they were", ("source",))
         metrics.observed("forebay_fuse_buffers", "reply buffers in use", lambda: self.buffers.used)
-
-    def open(self, request: Request) -> None:
-        """A reader of the inode's version; no call to anybody."""
-        if requests.open_flags(request) & os.O_ACCMODE != os.O_RDONLY:
-            raise Refused(errno.EROFS, "the mount is read-only")
-        inode = self._names.inode(request.node_id)
-        found = inode.entry.layout
-        if found is None or inode.mount_id is None:
-            raise Refused(errno.EISDIR, "a directory")
-        if self._handles.full:
-            raise Refused(errno.ENFILE, "too many files are open")
-        reader = self._client.open_layout(inode.mount_id, found, inode.path)
-        handle = self._handles.add(OpenFile(inode, reader, found.block_size))
-        self._answers.ok(request.unique, replies.open_out(handle, self._view.open_flags()))
-
-    async def release(self, request: Request) -> None:
-        """The last close of an open file or directory."""
-        handle = self._handles.remove(requests.release_handle(request))
-        if isinstance(handle, OpenFile):
-            await handle.reader.close()
-        self._answers.ok(request.unique)
 
     def read(self, request: Request) -> bool:
         """Answers if the bytes are in this process's reach; False if they must be waited for."""
@@ -67,14 +42,14 @@ class Files:
         return True
 
     def _from_files(self, unique: int, file: OpenFile, offset: int, length: int) -> bool:
-        local = file.local(offset, length)
+        local = file.local(offset, length) if self._view.splice else None
         if local is None:
             return False
         if not self._answers.send_files(replies.header(unique, length), [piece for _, piece in local]):
             return False
         for block, piece in local:
             block.count(piece.length)
-        self._read.add(length, "local")
+        self._read.add(length, "spliced")
         return True
 
     async def fetch(self, request: Request) -> None:
@@ -102,9 +77,7 @@ class Files:
         return file, wanted.offset, max(0, min(wanted.size, file.reader.size - wanted.offset))
 
     def _outdated(self, file: OpenFile) -> None:
-        """The under store holds another version: the next lookup of the name asks the master, in the SDK and in the
-        kernel. This handle keeps its version, and what the kernel has of it."""
+        """This handle keeps its version, and what the kernel has of it."""
         if not file.is_stale:
             file.is_stale = True
-            self._client.forget(file.inode.path)
-            self._names.drop(file.inode)
+            self._names.outdated(file.inode)

@@ -16,10 +16,12 @@ from forebay.errors import ForebayError
 from forebay.runtime import logs
 from forebay.telemetry import Telemetry
 from forebay_fuse.answers import Answers, Sink
+from forebay_fuse.backing import Backings
 from forebay_fuse.files import Files
-from forebay_fuse.handles import HandleTable, OpenFile
+from forebay_fuse.handles import HandleTable
 from forebay_fuse.inodes import InodeTable
 from forebay_fuse.names import Names
+from forebay_fuse.opening import Opening
 from forebay_fuse.protocol import layout, replies, requests
 from forebay_fuse.protocol.layout import Op
 from forebay_fuse.protocol.requests import ProtocolError, Request
@@ -61,12 +63,16 @@ class Gateway:
         self.negotiated: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._answers = Answers(telemetry.metrics)
         names = Names(client, view, inodes, self.handles, self._answers)
-        files = Files(client, view, names, self.handles, self._answers, metrics=telemetry.metrics)
+        files = Files(view, names, self.handles, self._answers, metrics=telemetry.metrics)
+        self.opening = opening = Opening(client, view, names, self.handles, self._answers, metrics=telemetry.metrics)
+        self._backings: Backings | None = None
         self._count(telemetry)
         self._inline: dict[int, Inline] = {
             Op.READ: files.read,
             Op.GETATTR: names.getattr,
-            Op.OPEN: files.open,
+            Op.OPEN: opening.open,
+            Op.RELEASE: opening.release,
+            Op.RELEASEDIR: opening.release,
             Op.OPENDIR: names.opendir,
             Op.READDIR: names.readdir,
             Op.READDIRPLUS: names.readdir,
@@ -84,8 +90,7 @@ class Gateway:
             Op.LOOKUP: names.lookup,
             Op.READDIR: names.fetch,
             Op.READDIRPLUS: names.fetch,
-            Op.RELEASE: files.release,
-            Op.RELEASEDIR: files.release,
+            Op.OPEN: opening.fetch,
         }
 
     def _count(self, telemetry: Telemetry) -> None:
@@ -100,17 +105,15 @@ class Gateway:
         """Requests that wait for the cluster."""
         return len(self.waits)
 
-    def attach(self, sink: Sink) -> None:
-        """Where replies go."""
+    def attach(self, sink: Sink, backings: Backings | None = None) -> None:
+        """Where replies go, and who registers files that the kernel is to read itself."""
         self._answers.sink = sink
+        self._backings = backings
 
     async def close(self) -> None:
         """Answers what waits (EINTR) and closes every open file."""
         await self.waits.close()
-        for number in list(self.handles.all()):
-            handle = self.handles.remove(number)
-            if isinstance(handle, OpenFile):
-                await handle.reader.close()
+        self.opening.close()
 
     def handle(self, data: memoryview) -> None:
         """Answers one request. Nothing it does can end the session."""
@@ -160,7 +163,9 @@ class Gateway:
         if offered.major > layout.MAJOR:  # it asks again with the version we name
             self._answers.ok(request.unique, replies.version())
             return
-        flags, view = int(WANTED) & offered.flags, self._view
+        view = self._view
+        wanted = WANTED | (layout.Init.PASSTHROUGH if view.wants_passthrough and self._backings else 0)
+        flags = int(wanted) & offered.flags
         LOG.info("session", kernel=f"{offered.major}.{offered.minor}", flags=hex(flags))
         reply = replies.init(
             minor=min(offered.minor, layout.MINOR),
@@ -169,7 +174,9 @@ class Gateway:
             max_background=view.max_background,
             max_write=WRITE_MAX,
             max_pages=view.max_pages,
+            stack_depth=view.stack_depth if flags & layout.Init.PASSTHROUGH else 0,
         )
+        self.opening.passing.device = self._backings if flags & layout.Init.PASSTHROUGH else None
         self._answers.ok(request.unique, reply)
         self._negotiated(True)
 

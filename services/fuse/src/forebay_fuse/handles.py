@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from forebay.errors import Overloaded
 from forebay_fuse.directories import OpenDir
 from forebay_fuse.inodes import Inode
+from forebay_fuse.modes import Mode
 from forebay_fuse.sdk import Block, Reader
 from forebay_fuse.splice import Piece
 
@@ -16,23 +17,45 @@ HANDLES_MAX = 100_000
 
 @dataclass(slots=True)
 class OpenFile:
-    """An open file: one version of one path, and the SDK's reader of it."""
+    """An open file: one version of one path, and the SDK's reader of it, made (by ``make``) when it is needed."""
 
     inode: Inode
-    reader: Reader
-    block_size: int
+    make: Callable[[], Reader]
+    mode: Mode
+    made: Reader | None = None
     is_stale: bool = False
+
+    @property
+    def reader(self) -> Reader:
+        """The reader."""
+        if self.made is None:
+            self.made = self.make()
+        return self.made
+
+    @property
+    def block_size(self) -> int:
+        """Of this version."""
+        layout = self.inode.entry.layout
+        assert layout is not None
+        return layout.block_size
+
+    def free(self) -> None:
+        """Frees the reader."""
+        if self.made is not None:
+            self.made.free()
+            self.made = None
 
     def local(self, offset: int, length: int) -> list[tuple[Block, Piece]] | None:
         """The bytes as pieces of block files that workers on this host hold whole in memory; ``None`` if any of them
         is not here. Good until the next await."""
         found: list[tuple[Block, Piece]] = []
+        block_size = self.block_size
         while length:
-            index, start = divmod(offset, self.block_size)
+            index, start = divmod(offset, block_size)
             block = self.reader.local_block(index)
             if block is None or block.tier != "MEM":
                 return None
-            n = min(length, self.block_size - start)
+            n = min(length, block_size - start)
             found.append((block, Piece(block.fd, start, n)))
             offset, length = offset + n, length - n
         return found

@@ -14,6 +14,7 @@ import shutil
 import socket
 import subprocess
 import threading
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -227,6 +228,22 @@ def device_of(mountinfo: bytes, mountpoint: bytes) -> str | None:
         if len(fields) > 4 and _unescape(fields[4]) == mountpoint:
             found = fields[2].decode()
     return found
+
+
+def stack_depth(paths: Iterable[Path]) -> int:
+    """How deep file systems are stacked where files of ``paths`` pass through this mount: 2 if one lies on overlayfs
+    (the root of a container), else 1. Deeper than needed would forbid an overlay on top of the mount."""
+    numbers = set()
+    for path in paths:
+        with contextlib.suppress(OSError):
+            number = os.stat(path).st_dev
+            numbers.add(f"{os.major(number)}:{os.minor(number)}".encode())
+    return 2 if numbers & overlays(MOUNTINFO.read_bytes()) else 1
+
+
+def overlays(mountinfo: bytes) -> set[bytes]:
+    """``major:minor`` of every overlayfs in the text of ``mountinfo`` (proc(5))."""
+    return {line.split(b" ")[2] for line in mountinfo.splitlines() if b" - overlay " in line}
 
 
 def _unescape(path: bytes) -> bytes:

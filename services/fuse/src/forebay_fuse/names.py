@@ -94,6 +94,12 @@ class Names:
         if parent is not None:
             self._answers.notify(replies.invalidate_entry(parent.node_id, encode_name(name)))
 
+    def outdated(self, inode: Inode) -> None:
+        """The under store holds another version: the next use of the name asks the master, in the SDK and in the
+        kernel."""
+        self._client.forget(inode.path)
+        self.drop(inode)
+
     # -- GETATTR, FORGET
 
     def getattr(self, request: Request) -> bool:

@@ -25,6 +25,15 @@ class Block(Protocol):
     def count(self, read_bytes: int) -> None:
         """Tells that bytes were read past the worker."""
 
+    def detach(self) -> None:
+        """Closes ``fd``; the block still counts as open."""
+
+    def again(self) -> None:
+        """A detached block was opened once more."""
+
+    def close(self) -> None:
+        """The block is no longer open."""
+
 
 class Reader(Protocol):
     """One version of one file, open."""
@@ -42,7 +51,7 @@ class Reader(Protocol):
     def local_block(self, index: int) -> Block | None:
         """The whole block as a file of this host, if it is here."""
 
-    async def close(self) -> None:
+    def free(self) -> None:
         """Frees everything."""
 
 
@@ -57,6 +66,12 @@ class Client(Protocol):
 
     def open_layout(self, mount_id: str, layout: Layout, path: str) -> Reader:
         """A reader of the version that ``layout`` names."""
+
+    def open_block(self, layout: Layout) -> Block | None:
+        """The whole of a file of one block as an open file of this host, if it is here; close it."""
+
+    def is_home_here(self, layout: Layout) -> bool:
+        """Whether a worker of this host would fill the file's first block into a directory that can be read here."""
 
     def forget(self, path: str) -> None:
         """The next lookup of ``path`` asks a master."""

@@ -30,6 +30,11 @@ class FuseSettings(ServiceSettings):
     negative_timeout: float = Field(1.0, ge=0, description="seconds the kernel may keep that a name is not there")
     kernel_cache: bool = Field(True, description="the page cache keeps a version's bytes from one open to the next")
     direct_io: bool = Field(False, description="reads bypass the page cache")
+    passthrough: bool = Field(True, description="the kernel reads whole files of this host itself, where it can")
+    small_file: Size = Field(
+        4 << 20, ge=0, description="files up to this many bytes whose home is this host are fetched whole when opened"
+    )
+    splice: bool = Field(True, description="blocks in memory of this host reach the kernel without a copy of ours")
     read_ahead_kib: int = Field(
         4096, ge=0, le=1 << 20, description="the kernel's readahead for this mount; 0 leaves it"
     )

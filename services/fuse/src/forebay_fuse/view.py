@@ -6,6 +6,7 @@ import stat
 from dataclasses import dataclass
 
 from forebay.contracts import Entry
+from forebay_fuse.modes import Mode
 from forebay_fuse.protocol import layout
 from forebay_fuse.protocol.replies import Attributes
 
@@ -14,7 +15,9 @@ PAGE_BYTES = 4096
 
 @dataclass(frozen=True)
 class View:
-    """The switches. Times are seconds; ``max_pages`` bounds one read of the kernel."""
+    """The switches. Times are seconds; ``max_pages`` bounds one read of the kernel. ``stack_depth``: how deep file
+    systems are stacked below this mount where files pass through. ``small_file_bytes``: files up to this are fetched
+    whole when they are opened."""
 
     uid: int = 0
     gid: int = 0
@@ -24,6 +27,11 @@ class View:
     negative_timeout_s: float = 1.0
     kernel_cache: bool = True
     direct_io: bool = False
+    passthrough: bool = True
+    stack_depth: int = 1
+    small_file_bytes: int = 4 << 20
+    small_file_s: float = 2.0
+    splice: bool = True
     max_pages: int = 256
     max_background: int = 64
 
@@ -38,14 +46,19 @@ class View:
         mode = entry.mode & 0o555 & ~self.umask
         return Attributes(entry.inode, entry.size, entry.mtime_ns, kind | mode, self.uid, self.gid)
 
-    def open_flags(self) -> int:
-        """Flags of the reply to OPEN. A node id names one version, so its pages stay good for ever."""
-        flags = layout.Open.NOFLUSH
-        if self.direct_io:
-            flags |= layout.Open.DIRECT_IO
-        elif self.kernel_cache:
-            flags |= layout.Open.KEEP_CACHE
-        return int(flags)
+    @property
+    def wants_passthrough(self) -> bool:
+        """Whether to agree to passthrough with the kernel: with ``direct_io`` every read is to come here."""
+        return self.passthrough and not self.direct_io
+
+    def open_flags(self, mode: Mode) -> int:
+        """Flags of the reply to OPEN. A node id names one version, so its pages stay good for ever; a file that is
+        passed through has no pages of ours (the kernel refuses KEEP_CACHE with it)."""
+        if mode is Mode.PASSTHROUGH:
+            return int(layout.Open.NOFLUSH | layout.Open.PASSTHROUGH)
+        if mode is Mode.DIRECT:
+            return int(layout.Open.NOFLUSH | layout.Open.DIRECT_IO)
+        return int(layout.Open.NOFLUSH | (layout.Open.KEEP_CACHE if self.kernel_cache else 0))
 
     def entry_s(self, valid_s: float | None) -> float:
         """How long a name may be kept: the switch, but never beyond the master's word (``None``: for ever)."""

@@ -14,7 +14,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from forebay.client.blocks import BlockSource, FileVersion, Members
-from forebay.client.local import LocalDirs
+from forebay.client.local import LocalBlock, LocalDirs
 from forebay.client.masters import Masters
 from forebay.client.metadata import MetadataCache
 from forebay.client.options import ClientOptions
@@ -34,6 +34,7 @@ from forebay.contracts import (
     TicketReply,
     TicketRequest,
     TouchReply,
+    identity,
 )
 from forebay.contracts.blocks import TOUCH_PATH
 from forebay.contracts.members import master_addresses
@@ -228,6 +229,18 @@ class Client:
         """A reader of the version that ``layout`` names, without a call. ``path`` serves to get a ticket."""
         return Reader(FileVersion(mount_id, layout, path), self._parts)
 
+    def open_block(self, layout: Layout) -> LocalBlock | None:
+        """The whole of a file of one block as an open file of this host, if it is here; the caller closes it."""
+        if not self._local.usable or not 0 < layout.size <= layout.block_size:
+            return None
+        block_id = identity.block_id(layout.version_id, layout.block_size, 0)
+        return self._local.open(block_id, layout.size, home=self._source.home_of(block_id))
+
+    def is_home_here(self, layout: Layout) -> bool:
+        """Whether the home of the file's first block is a worker of this host whose directory can be read."""
+        block_id = identity.block_id(layout.version_id, layout.block_size, 0)
+        return self._local.usable and self._source.home_of(block_id) in self._local.member_ids
+
     def forget(self, path: str) -> None:
         """The next lookup of ``path`` asks a master."""
         self._metadata.expire(normal(path))
@@ -279,7 +292,8 @@ class Client:
 
     def _gather_touches(self, *, still_open: bool) -> None:
         ended, self._local.ended = self._local.ended, []
-        for block in [*ended, *(b for b in self._local.open_blocks if still_open or b.opens)]:
+        held = self._local.detached_blocks if still_open else ()
+        for block in [*ended, *held, *(b for b in self._local.open_blocks if still_open or b.opens)]:
             self._touches.add(block.member_id, block.block_id, opens=block.opens, read_bytes=block.read_bytes)
             block.opens = block.read_bytes = 0
 

@@ -33,10 +33,11 @@ class LocalDir:
 
 
 class LocalBlock:
-    """An open, complete block file. Owned by the reader that gave it: use it before the next await, don't close it.
+    """An open, complete block file. A reader's: use it before the next await, don't close it. ``Client.open_block``'s:
+    close it.
 
-    ``fd`` is read-only; ``length`` is the block's; ``count`` tells that bytes were read past the worker, which hears
-    of it in a touch report.
+    ``fd`` is read-only (-1 once given up); ``length`` is the block's; ``count`` tells that bytes were read past the
+    worker, which hears of it in a touch report.
     """
 
     __slots__ = ("_dirs", "block_id", "fd", "length", "member_id", "opens", "read_bytes", "tier")
@@ -58,12 +59,25 @@ class LocalBlock:
         self.read_bytes += read_bytes
         self._dirs.on_read(read_bytes)
 
+    def detach(self) -> None:
+        """Close the descriptor, but go on telling the worker that the block is open: the kernel holds the file."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+            self._dirs.detached(self)
+
+    def again(self) -> None:
+        """A detached block was opened once more."""
+        self._dirs.opened_again(self)
+
     def close(self) -> None:
         """Close the descriptor (once); what was counted goes into the next report."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
             self._dirs.closed(self)
+        else:
+            self._dirs.detached_blocks.discard(self)
 
 
 class LocalDirs:
@@ -77,6 +91,7 @@ class LocalDirs:
         self._blocks_max = blocks_max
         self._dirs: tuple[LocalDir, ...] = ()
         self.open_blocks: set[LocalBlock] = set()
+        self.detached_blocks: set[LocalBlock] = set()
         self.ended: list[LocalBlock] = []
 
     @property
@@ -122,6 +137,18 @@ class LocalDirs:
         self.open_blocks.discard(block)
         if block.opens or block.read_bytes:
             self.ended.append(block)
+
+    def detached(self, block: LocalBlock) -> None:
+        """A block gave up its descriptor; that it was opened waits for the next report."""
+        self.open_blocks.discard(block)
+        self.detached_blocks.add(block)
+        self.ended.append(block)
+
+    def opened_again(self, block: LocalBlock) -> None:
+        """One open more of a detached block."""
+        if not block.opens and not block.read_bytes:
+            self.ended.append(block)
+        block.opens += 1
 
     def close(self) -> None:
         """Close every block and directory."""

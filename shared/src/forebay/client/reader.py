@@ -127,6 +127,10 @@ class Reader:
 
     async def close(self) -> None:
         """Free everything; a second time does nothing."""
+        self.free()
+
+    def free(self) -> None:
+        """As ``close``, for who cannot wait; nothing here does."""
         if self._closed:
             return
         self._closed = True

@@ -25,6 +25,9 @@ STATFS_OUT = Struct("<5Q4I24x")
 INTERRUPT_IN = Struct("<Q")
 ACCESS_IN = Struct("<II")
 NOTIFY_ENTRY = Struct("<QII")  # parent namelen flags
+NOTIFY_INODE = Struct("<Qqq")  # nodeid offset length
+BACKING_MAP = Struct("<iIQ")  # fd flags padding
+BACKING_ID = Struct("<I")
 
 MAJOR, MINOR = 7, 45
 MINOR_LEAST = 31
@@ -120,6 +123,7 @@ class Init(IntFlag):
     CACHE_SYMLINKS = 1 << 23
     EXPLICIT_INVAL_DATA = 1 << 25
     INIT_EXT = 1 << 30
+    PASSTHROUGH = 1 << 37
     HAS_RESEND = 1 << 39
 
 
@@ -131,6 +135,11 @@ class Open(IntFlag):
     KEEP_CACHE = 2
     CACHE_DIR = 8
     NOFLUSH = 32
+    PASSTHROUGH = 128
 
 
+NOTIFY_INVAL_INODE = 2
 NOTIFY_INVAL_ENTRY = 3
+
+IOC_BACKING_OPEN, IOC_BACKING_CLOSE = 0x4010E501, 0x4004E502
+"""ioctl(2) requests on ``/dev/fuse``: a backing file in, its id out; the id back."""

@@ -71,9 +71,9 @@ def attr_out(a: Attributes, attr_s: float) -> bytes:
     return l.ATTR_OUT.pack(at, an, 0) + attr(a)
 
 
-def open_out(handle: int, flags: int) -> bytes:
-    """``struct fuse_open_out`` without a backing file."""
-    return l.OPEN_OUT.pack(handle, flags, 0)
+def open_out(handle: int, flags: int, backing_id: int = 0) -> bytes:
+    """``struct fuse_open_out``; ``backing_id`` goes with the flag PASSTHROUGH."""
+    return l.OPEN_OUT.pack(handle, flags, backing_id)
 
 
 def dirent(inode: int, offset: int, name: bytes, kind: int) -> bytes:
@@ -92,8 +92,17 @@ def version() -> bytes:
     return l.INIT_OUT.pack(l.MAJOR, l.MINOR, *(0,) * 11)
 
 
-def init(*, minor: int, max_readahead: int, flags: int, max_background: int, max_write: int, max_pages: int) -> bytes:
-    """``struct fuse_init_out``."""
+def init(
+    *,
+    minor: int,
+    max_readahead: int,
+    flags: int,
+    max_background: int,
+    max_write: int,
+    max_pages: int,
+    stack_depth: int = 0,
+) -> bytes:
+    """``struct fuse_init_out``; ``stack_depth`` above 0 is what passthrough needs."""
     return l.INIT_OUT.pack(
         l.MAJOR,
         minor,
@@ -106,7 +115,7 @@ def init(*, minor: int, max_readahead: int, flags: int, max_background: int, max
         max_pages,
         0,
         flags >> 32,
-        0,
+        stack_depth,
         0,
     )
 
@@ -115,3 +124,9 @@ def invalidate_entry(parent: int, name: bytes) -> bytes:
     """A notification: forget the name ``name`` in ``parent``."""
     body = l.NOTIFY_ENTRY.pack(parent, len(name), 0) + name + b"\0"
     return l.OUT_HEADER.pack(l.OUT_HEADER.size + len(body), l.NOTIFY_INVAL_ENTRY, 0) + body
+
+
+def invalidate_inode(node_id: int) -> bytes:
+    """A notification: forget the attributes of an inode; its pages stay, for they belong to its version."""
+    body = l.NOTIFY_INODE.pack(node_id, -1, 0)
+    return l.OUT_HEADER.pack(l.OUT_HEADER.size + len(body), l.NOTIFY_INVAL_INODE, 0) + body
