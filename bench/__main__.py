@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterator
 
 from bench.figures import Figure, Options, table
 
-MODULES = {"first": ("bench.first_transport", "bench.first_gateway")}
+MODULES = {
+    "first": ("bench.first_transport", "bench.first_gateway"),
+    "gateway": ("bench.gateway_warm", "bench.gateway_small", "bench.gateway_names", "bench.gateway_killed"),
+}
 """Bench names and the modules with their figures, each as ``FIGURES: dict[str, Callable[[Options], Figure]]``."""
 
 Measure = Callable[[Options], Figure]

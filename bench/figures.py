@@ -11,6 +11,7 @@ import json
 import math
 import platform
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -112,17 +113,29 @@ def is_settled(ratios: Sequence[float], goal: float) -> bool:
     return high - low < abs(median(ratios) - goal) / 2
 
 
-def compare(ours: Run, theirs: Run, *, goal: float, options: Options, name: str = "") -> Ratio:
-    """Pairs of runs until the ratio is settled. One untimed run of each side comes first."""
+def compare(
+    ours: Run,
+    theirs: Run,
+    *,
+    goal: float,
+    options: Options,
+    name: str = "",
+    pairs_min: int = PAIRS_MIN,
+    budget_s: float = math.inf,
+) -> Ratio:
+    """Pairs of runs until the ratio is settled. One untimed run of each side comes first.
+
+    After ``budget_s`` no pair is begun, if there are ``pairs_min``.
+    """
     ours()
     theirs()
     pairs: list[tuple[float, float]] = []
-    most = 2 if options.quick else PAIRS_MAX
+    most, end = 2 if options.quick else PAIRS_MAX, time.monotonic() + budget_s
     while len(pairs) < most:
         pairs.append((ours(), theirs()))
         ratios = [a / b for a, b in pairs]
         say(f"{name} pair {len(pairs)}: {pairs[-1][0]:.1f} / {pairs[-1][1]:.1f} = {ratios[-1]:.3f}")
-        if len(pairs) >= PAIRS_MIN and is_settled(ratios, goal):
+        if len(pairs) >= pairs_min and (is_settled(ratios, goal) or time.monotonic() > end):
             break
     noise = [] if options.quick else [ours() / ours() for _ in range(NOISE_PAIRS)]
     ratios = [a / b for a, b in pairs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -14,6 +15,8 @@ from pathlib import Path
 
 STOP_TIMEOUT_S = 10.0
 OUTPUT_TAIL_BYTES = 4000
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class ToolMissing(RuntimeError):
@@ -66,14 +69,23 @@ def _try_hold(held: contextlib.ExitStack, port: int) -> bool:
 
 
 class Process:
-    """One child process with its output in a file. ``stop`` is by pid and waits until it is gone."""
+    """One child process with its output in a file. ``stop`` is by pid and waits until it is gone.
+
+    The kernel sends it SIGTERM when the thread that started it ends without stopping it, as when tests are killed.
+    """
 
     def __init__(self, command: Sequence[str | Path], *, folder: Path, env: Mapping[str, str] | None = None) -> None:
         self.command = [str(part) for part in command]
         self.output = folder / "output.log"
         with self.output.open("ab") as sink:
             self._child = subprocess.Popen(
-                self.command, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT
+                self.command,
+                cwd=folder,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_end_with_parent,  # noqa: PLW1509  # one system call; takes no lock
             )
 
     @property
@@ -117,6 +129,10 @@ class Process:
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
+
+
+def _end_with_parent() -> None:
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def is_listening(port: int) -> bool:
