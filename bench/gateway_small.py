@@ -7,6 +7,7 @@ readers, and of the worse of the two.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -21,7 +22,6 @@ from bench.first_gateway import wait_for_blocks
 from bench.gateway_peers import peers
 from bench.gateway_readers import drop_caches, opener
 from bench.gateway_side import OurMount, memory_folder, our_mount, read_whole, write_files
-import itertools
 
 FILES, QUICK_FILES = 2000, 200
 FILE_BYTES = 100 << 10
