@@ -23,21 +23,16 @@ FILE_BYTES = 256 * MIB
 """One block each, by default."""
 
 QUICK_FILE_BYTES = 16 * MIB
-BLOCK_BYTES = FILE_BYTES // 4
-"""For the read path: files of several blocks cannot pass through."""
-
 BUDGET_S = 40.0
 PASSTHROUGH_PAIRS_MIN = 9
 QUALIFYING_RUNS = 3
-GIB_RUN = GIB // MIB
 
 SEQ1 = Fio(("--rw=read", "--bs=1M", "--ioengine=psync", "--invalidate=1"), loops=2)
 SEQ4 = Fio(("--rw=read", "--bs=1M", "--ioengine=psync", "--invalidate=1"), jobs=4, loops=4)
 RAND8 = Fio(("--rw=randread", "--bs=256k", "--ioengine=psync", "--invalidate=1"), jobs=8, io_bytes=512 * MIB)
-MMAP = Fio(("--rw=read", "--bs=1M", "--ioengine=mmap", "--invalidate=1"), loops=1)
+MMAP = Fio(("--rw=read", "--bs=1M", "--ioengine=mmap", "--invalidate=1"), loops=2)
 KEPT = Fio(("--rw=read", "--bs=1M", "--ioengine=psync", "--invalidate=0"), loops=2)
 COLD = Fio(("--rw=read", "--bs=1M", "--ioengine=psync", "--invalidate=1"))
-QUICK = {"loops": 1}
 
 
 def file_bytes(options: Options) -> int:
