@@ -330,7 +330,7 @@ async def pair(c: Cluster, *, passive: bool) -> tuple[Worker, Worker]:
 
 def homes(c: Cluster, file: File, first: Worker, second: Worker) -> tuple[Worker, Worker]:
     """The block's home, and the other worker."""
-    return (first, second) if second.homes.elsewhere(file.block_id()) is not None else (second, first)
+    return (first, second) if second.homes.upstream(file.block_id()).home is not None else (second, first)
 
 
 @pytest.mark.parametrize("passive", [False, True])
@@ -391,7 +391,7 @@ def test_what_the_home_says_about_the_file_is_final(tmp_path: Path) -> None:
             home, entry = homes(c, file, *await pair(c, passive=False))
             File.write(c.mount, "a", b"other!")
             assert refused(await c.get(entry, file.path())) == (412, "stale_version")
-            assert entry.homes.elsewhere(file.block_id()) is not None
+            assert entry.homes.upstream(file.block_id()).home is not None
             await until(lambda: len(home.index) == 0)
 
     run(main())
@@ -406,7 +406,7 @@ def test_when_the_home_is_away_the_entry_worker_fills_itself(tmp_path: Path) -> 
             await home.server.close()
             reply = await c.get(entry, file.path())
             assert reply.body == data
-            assert entry.homes.elsewhere(file.block_id()) is None
+            assert entry.homes.upstream(file.block_id()).home is None
             assert (await c.get(entry, file.path())).body == data
             await until(lambda: blocks(entry) == 1)
 

@@ -22,7 +22,7 @@ def test_a_read_through_the_home_is_one_trace_down_to_the_under_store(tmp_path: 
             async with cluster(tmp_path) as c:
                 workers = [await c.add(name, otlp_endpoint=receiver.endpoint) for name in ("w1", "w2")]
                 file = File.write(c.mount, "a", content(5 * MIB))
-                entry = next(worker for worker in workers if worker.homes.elsewhere(file.block_id()) is not None)
+                entry = next(worker for worker in workers if worker.homes.upstream(file.block_id()).home is not None)
                 client = HttpClient(telemetry)
                 with telemetry.tracer.start("epoch", kind="internal", root=True) as span:
                     buffer = memoryview(bytearray(5 * MIB))

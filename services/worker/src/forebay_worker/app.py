@@ -287,7 +287,7 @@ class Worker:
         seen: ClusterMap | None = self.registry.current()
         while not self._is_leaving:
             if seen is not None:
-                self.homes.see(seen)
+                self.homes.see(seen, self.registry.history())
             newer = await self.registry.changed(seen.revision if seen else 0, MAP_WAIT_S)
             seen = newer or seen
 

@@ -12,6 +12,7 @@ from forebay.contracts.blocks import (
     BLOCKS_PATH,
     CRC_HEADER,
     HOP_HEADER,
+    OFFERED_HEADER,
     ONLY_IF_CACHED,
     READ_TYPE_HEADER,
     SERVING_WEIGHT_HEADER,
@@ -125,8 +126,16 @@ class BlockRoutes:
             is_hop=hop is not None,
             only_if_cached=headers.get("cache-control", "").strip().lower() == ONLY_IF_CACHED,
         )
-        source = self._origins.of(asked, options, headers.get(TICKET_HEADER, ""))
-        return Read(asked, part, options, source, has_home_elsewhere=source.name == "peer")
+        origin = self._origins.of(asked, part, options, headers.get(TICKET_HEADER, ""))
+        return Read(
+            asked,
+            part,
+            options,
+            origin.source,
+            origin.has_home_elsewhere,
+            keeps=origin.keeps,
+            overflow=origin.overflow,
+        )
 
     # -- the answer
 
@@ -148,6 +157,8 @@ class BlockRoutes:
         body = await self._reads.open(read)
         async with closing(body.rest) as rest:
             response = self._head(request, read.asked, read.part, body.source)
+            if read.offered_to is not None:
+                response.headers[OFFERED_HEADER] = read.offered_to
             await response.prepare(request)
             await response.write(body.first)
             try:

@@ -1,9 +1,13 @@
-"""Reading a block through its home: extent by extent, checked, and past it to the under store when it fails."""
+"""Reading a block from other workers: extent by extent, checked, and past them to the under store when they fail.
+
+Through its home, which fills it; from workers that may hold it (probes), when this one is home and does not; from the
+second in ranking, when this one is home and does not want it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +16,7 @@ import google_crc32c
 from forebay.contracts.blocks import (
     CRC_HEADER,
     HOP_HEADER,
+    ONLY_IF_CACHED,
     READ_TYPE_HEADER,
     TICKET_HEADER,
     ByteRange,
@@ -21,13 +26,24 @@ from forebay.contracts.blocks import (
 )
 from forebay.contracts.blocks import Source as SourceName
 from forebay.contracts.records import ReadType
-from forebay.errors import DeadlineExceeded, NotReady, Overloaded, PeerError, PeerMisbehaved
+from forebay.errors import (
+    DeadlineExceeded,
+    ForebayError,
+    NotCached,
+    NotReady,
+    Overloaded,
+    PeerError,
+    PeerMisbehaved,
+)
 from forebay.runtime import Deadline
 from forebay_worker.extents import Geometry
 from forebay_worker.sources import UfsSource, closing
 
 PEER_TIMEOUT_S = 10.0
 """One extent from the home; then the under store is asked instead."""
+
+PROBE_TIMEOUT_S = 1.0
+"""One extent from a worker that may hold it: longer than a busy worker needs for 4 MiB, no wait that a reader minds."""
 
 BUFFERS_MAX = 32
 """Extents from homes that one worker holds in memory at the same time (4 MiB each)."""
@@ -54,79 +70,129 @@ class BlockClient(Protocol):
         """The body into ``buffer``; an error answer is raised."""
 
 
-@dataclass(frozen=True)
-class HomeCall:
-    """How the home is asked for one block."""
+class Block(Protocol):
+    """What a peer is asked for; ``access.Asked`` is one."""
 
+    @property
+    def block_id(self) -> str:
+        """Its id."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Its extents."""
+
+
+@dataclass(frozen=True)
+class PeerCall:
+    """How one peer is asked for one block. ``only_if_cached`` is a probe: it causes nothing at the peer."""
+
+    member_id: str
     address: str
     path: str
     ticket: str
     read_type: ReadType
+    only_if_cached: bool = False
+
+    @property
+    def timeout_s(self) -> float:
+        """For one extent."""
+        return PROBE_TIMEOUT_S if self.only_if_cached else PEER_TIMEOUT_S
+
+    def headers(self, part: ByteRange) -> dict[str, str]:
+        """Of the request for a part of the block."""
+        headers = {
+            "range": format_range(part.start, part.stop),
+            TICKET_HEADER: self.ticket,
+            HOP_HEADER: "1",
+            READ_TYPE_HEADER: self.read_type,
+        }
+        return headers | {"cache-control": ONLY_IF_CACHED} if self.only_if_cached else headers
 
 
-class HomeSource:
-    """A block's home, and behind it the under store. ``on_failure`` hears that the home failed; ``buffers`` bounds
-    what all such sources hold."""
+class PeerNotes(Protocol):
+    """Who hears what peers did."""
+
+    def failed(self, member_id: str) -> None:
+        """It did not answer, or answered garbage."""
+
+    def lacks(self, member_id: str, block_id: str) -> None:
+        """It was probed and does not hold the block."""
+
+
+class PeerSource:
+    """A block at other workers, asked one after the other, and behind them the under store. ``buffers`` bounds what
+    all such sources hold."""
 
     def __init__(
         self,
         client: BlockClient,
-        call: HomeCall,
-        geometry: Geometry,
+        calls: Sequence[PeerCall],
+        asked: Block,
         behind: UfsSource,
-        on_failure: Callable[[], None],
+        notes: PeerNotes,
         *,
         buffers: asyncio.Semaphore,
     ) -> None:
         self._client = client
-        self._call = call
-        self._geometry = geometry
+        self._calls = list(calls)
+        self._block = asked
         self._behind = behind
-        self._on_failure = on_failure
+        self._notes = notes
         self._buffers = buffers
-        self._has_failed = False
+        self._name: SourceName = "peer" if calls and not calls[0].only_if_cached else "ufs"
+        self.served_by: str | None = None
 
     @property
     def name(self) -> SourceName:
-        """``peer``, or ``ufs`` once the home has failed."""
-        return "ufs" if self._has_failed else "peer"
+        """Where the last piece came from; before the first, where the next is expected from."""
+        return self._name
 
     @property
     def is_atomic(self) -> bool:
-        """The home has checked what it sends; the under store behind it may be of another kind."""
+        """A peer has checked what it sends; the under store behind it may be of another kind."""
         return self._behind.is_atomic
 
     async def read(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
-        """See ``BlockSource``. What the home says about the file itself (stale, gone, denied) is final."""
-        stop = start + length
-        while start < stop and not self._has_failed:
-            part = ByteRange(start, min(stop, self._geometry.span(start // self._geometry.extent_size)[1]))
+        """See ``BlockSource``. What a home says about the file itself (stale, gone, denied) is final."""
+        stop, geometry = start + length, self._block.geometry
+        while start < stop and self._calls:
+            call = self._calls[0]
+            part = ByteRange(start, min(stop, geometry.span(start // geometry.extent_size)[1]))
             async with self._buffers:
-                try:
-                    piece = await self._ask(part)
-                except (PeerError, DeadlineExceeded, Overloaded, NotReady):
-                    self._has_failed = True
-                    self._on_failure()
-                    break
-                yield piece
-            start = part.stop
+                piece = await self._try(call, part)
+                if piece is not None:
+                    self._name, self.served_by = "peer", call.member_id
+                    yield piece
+                    start = part.stop
+                elif call in self._calls:  # another stream may have given it up meanwhile
+                    self._calls.remove(call)
         if start < stop:
+            self._name = "ufs"
             async with closing(self._behind.read(start, stop - start)) as pieces:
                 async for rest in pieces:
+                    self._name = "ufs"
                     yield rest
 
-    async def _ask(self, part: ByteRange) -> memoryview:
+    async def _try(self, call: PeerCall, part: ByteRange) -> memoryview | None:
+        """The part, or ``None`` if this peer is not to be asked again."""
+        try:
+            return await self._ask(call, part)
+        except (PeerError, DeadlineExceeded, Overloaded, NotReady):
+            self._notes.failed(call.member_id)
+        except NotCached:
+            self._notes.lacks(call.member_id, self._block.block_id)
+        except ForebayError:
+            if not call.only_if_cached:
+                raise
+        return None
+
+    async def _ask(self, call: PeerCall, part: ByteRange) -> memoryview:
         buffer = memoryview(bytearray(part.length))
-        call = self._call
-        headers = {
-            "range": format_range(part.start, part.stop),
-            TICKET_HEADER: call.ticket,
-            HOP_HEADER: "1",
-            READ_TYPE_HEADER: call.read_type,
-        }
-        deadline = Deadline.after(PEER_TIMEOUT_S)
-        reply = await self._client.read_into(call.address, call.path, buffer, deadline=deadline, headers=headers)
-        check_answer(reply.headers, reply.length, part, self._geometry, buffer)
+        deadline = Deadline.after(call.timeout_s)
+        reply = await self._client.read_into(
+            call.address, call.path, buffer, deadline=deadline, headers=call.headers(part)
+        )
+        check_answer(reply.headers, reply.length, part, self._block.geometry, buffer)
         return buffer
 
 

@@ -6,7 +6,7 @@ is a ``Body``: its first piece decides the status of the answer, so it is awaite
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from forebay.contracts.blocks import ByteRange
@@ -17,6 +17,7 @@ from forebay_worker.files import TierFailed
 from forebay_worker.fill import Abandoned, Filler, Filling
 from forebay_worker.index import Block, State
 from forebay_worker.observe import WorkerMetrics
+from forebay_worker.peers import PeerSource
 from forebay_worker.routing import ReadOptions, Route, route
 from forebay_worker.sources import BlockSource, closing
 from forebay_worker.store import Store
@@ -26,19 +27,33 @@ Piece = bytes | memoryview
 
 @dataclass(frozen=True)
 class Read:
-    """One read of a block: which bytes, how, and where they come from when they are not here. ``completes``: the rest
-    of the block follows in the background."""
+    """One read of a block: which bytes, how, and where they come from when they are not here.
+
+    ``keeps``: a copy is kept although another worker is home. ``overflow``: where they come from if the policy does
+    not admit the block. ``completes``: the rest of the block follows in the background.
+    """
 
     asked: Asked
     part: ByteRange
     options: ReadOptions
     source: BlockSource
     has_home_elsewhere: bool
+    keeps: bool = False
+    overflow: PeerSource | None = None
 
     @property
     def completes(self) -> bool:
-        """A block read from its start is completed by its home (or by who stands in for it)."""
-        return self.part.start == 0 and not self.has_home_elsewhere
+        """A block read from its start is completed by those who own it (or stand in for its home)."""
+        return self.part.start == 0 and (self.keeps or not self.has_home_elsewhere)
+
+    @property
+    def offered_to(self) -> str | None:
+        """The member that answered in this worker's stead, because the policy here did not admit the block."""
+        return self.overflow.served_by if self.overflow is not None else None
+
+    def source_name(self) -> SourceName:
+        """Where bytes that are not here come from, as far as that is known by now."""
+        return "peer" if self.offered_to is not None else self.source.name
 
 
 @dataclass(frozen=True)
@@ -91,22 +106,27 @@ class Reads:
             is_here=here,
             is_fitting=fitting,
             has_home_elsewhere=read.has_home_elsewhere,
-            passive=self._passive,
+            passive=self._passive or read.keeps,
         )
         if way is Route.NOT_CACHED:
             raise NotCached("the bytes are not here", block_id=asked.block_id)
         if block is not None and not fitting:
-            return await _begin(read.source.name, self._judged(read, block))
+            return await _begin(read.source_name, self._judged(read, block))
         if way is Route.THROUGH:
-            return await _begin(read.source.name, self._through(read.source, part.start, part.stop))
+            return await _begin(read.source_name, self._through(read.source, part.start, part.stop))
         self._store.read(asked.block_id, asked.target.mount_id)
-        name: SourceName = self._tier_name(block) if here and block is not None else read.source.name
-        return await _begin(name, self._kept(read))
+        if here and block is not None:
+            tier = self._tier_name(block)
+            return await _begin(lambda: tier, self._kept(read))
+        return await _begin(read.source_name, self._kept(read))
 
     async def _kept(self, read: Read) -> AsyncIterator[Piece]:
         """From a block that is here or is being filled; past it from where a tier directory errs."""
         position, stop = read.part.start, read.part.stop
+        beyond: BlockSource = read.source
         block = await self._admitted(read)
+        if block is None and read.overflow is not None and self._store.index.get(read.asked.block_id) is None:
+            beyond = read.overflow
         if block is not None:
             self._store.index.lease(block)
             try:
@@ -121,7 +141,7 @@ class Reads:
             finally:
                 self._store.index.release(block)
         if position < stop:
-            async with closing(self._through(read.source, position, stop)) as rest:
+            async with closing(self._through(beyond, position, stop)) as rest:
                 async for piece in rest:
                     yield piece
 
@@ -209,9 +229,11 @@ class Reads:
         return "ssd" if self._store.label(block) == "ssd" else "mem"
 
 
-async def _begin(name: SourceName, pieces: AsyncIterator[Piece]) -> Body:
-    """Waits for the first piece, so that what fails before it is an error answer and not a broken body."""
+async def _begin(name: Callable[[], SourceName], pieces: AsyncIterator[Piece]) -> Body:
+    """Waits for the first piece, so that what fails before it is an error answer and not a broken body; ``name`` says
+    where it came from."""
     try:
-        return Body(name, await anext(pieces), pieces)
+        first = await anext(pieces)
+        return Body(name(), first, pieces)
     except StopAsyncIteration as e:
         raise InternalError("a read gave no bytes") from e

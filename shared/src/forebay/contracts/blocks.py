@@ -20,6 +20,8 @@ from forebay.errors import InvalidRequest, PeerMisbehaved, RangeNotSatisfiable
 
 BLOCKS_PATH = "/v1/blocks"
 TOUCH_PATH = "/v1/blocks:touch"
+REBALANCE_PATH = "/v1/blocks:rebalance"
+DRAIN_PATH = "/v1/worker:drain"
 
 TICKET_HEADER = "forebay-ticket"
 """The signed right to read (``contracts.tickets``)."""
@@ -42,6 +44,10 @@ SERVING_WEIGHT_HEADER = "forebay-serving-weight"
 CRC_HEADER = "forebay-crc32c"
 """CRC32C sums (8 hex digits each, joined by commas) of the extents that a hop's answer consists of; absent where the
 range is not made of whole extents, or the sums are not known."""
+
+OFFERED_HEADER = "forebay-offered"
+"""Id of the member that keeps the block in its home's stead, because the home's policy admits nothing: clients ask it
+first from then on."""
 
 CRCS_MAX = 4096
 

@@ -45,7 +45,11 @@ class TierInfo(Record, frozen=True):
 
 
 class Member(Record, frozen=True):
-    """A live service as others see it. ``tcp`` is ``host:port``; ``uds`` a socket path on its host."""
+    """A live service as others see it. ``tcp`` is ``host:port``; ``uds`` a socket path on its host.
+
+    ``serving_weight`` and ``available_bytes`` (free in the tiers, rounded) move all the time; the registry publishes a
+    change of these alone at most every 30 s.
+    """
 
     member_id: ShortText
     role: Literal["master", "worker"]
@@ -55,6 +59,7 @@ class Member(Record, frozen=True):
     serving_weight: Share = 1.0
     state: MemberState = "live"
     tiers: tuple[TierInfo, ...] = ()
+    available_bytes: Count = 0
     version: str = ""
     wire_version: int = WIRE_VERSION
 
@@ -73,11 +78,13 @@ class AnnounceRequest(Record, frozen=True):
     """A member says that it is there; repeated at least every ``ttl_s / 3`` or it is taken for gone.
 
     ``session`` is the announcing process's own random name: it tells a renewal from a second member of the same id.
+    ``succeeds`` are nonces of tier directories that this process holds now: a member that had them is dead.
     """
 
     member: Member
     session: Annotated[str, Meta(max_length=64)] = ""
     ttl_s: Annotated[float, Meta(gt=0, le=300)] = 10.0
+    succeeds: Annotated[tuple[HexId, ...], Meta(max_length=256)] = ()
 
 
 class AnnounceReply(Record, frozen=True):
@@ -260,6 +267,36 @@ class TouchReply(Record, frozen=True):
 
     known: Count
     unknown: Count
+
+
+class RebalanceRequest(Record, frozen=True):
+    """A worker hands blocks that others own by now to their homes, and missing replicas to their owners, at most
+    ``bytes_per_s`` of them; 0 stops it."""
+
+    bytes_per_s: Count
+
+
+class RebalanceReply(Record, frozen=True):
+    """How far a rebalance is: ``waiting`` blocks are still to go, ``moved`` and ``failed`` went since it began;
+    ``unknown`` ones cannot be named to others before they were read once (found at a restart)."""
+
+    running: bool
+    waiting: Count = 0
+    moved: Count = 0
+    failed: Count = 0
+    unknown: Count = 0
+
+
+class DrainRequest(Record, frozen=True):
+    """A worker gives its share of the blocks away (and takes it back): it answers what it holds, and owns nothing."""
+
+    draining: bool
+
+
+class DrainReply(Record, frozen=True):
+    """The worker's state as it is announced from now on."""
+
+    state: MemberState
 
 
 class StatusReply(Record, frozen=True):
