@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import signal
+import sys
 from collections.abc import Callable, Iterator
 
 from bench.figures import Figure, Options, table
@@ -46,6 +48,7 @@ def main() -> int:
     wanted = [measure for name in names for measure in measures(name)]
     if not wanted:
         parser.error(f"no figure {args.name!r}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is ended
     figures = []
     for measure in wanted:
         figures.append(measure(Options(quick=args.quick)))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,11 +15,13 @@ from pathlib import Path
 from bench.first_gateway import Null, wait_for_blocks
 from forebay.cli.children import get
 from forebay.cli.cluster import GATEWAY, ClusterSpec, LocalCluster
+from forebay.cli.folders import LOCK_NAME, PREFIX, OwnedFolder, sweep
 from forebay.testing.cluster import parse_metrics
 
 MIB = 1 << 20
 GIB = 1 << 30
 METRICS_TIMEOUT_S = 5
+SHM = Path("/dev/shm")
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -168,6 +172,33 @@ def write_files(folder: Path, count: int, size: int) -> None:
 
 @contextmanager
 def memory_folder() -> Iterator[Path]:
-    """A folder on tmpfs that goes away."""
-    with tempfile.TemporaryDirectory(prefix="forebay-bench-", dir="/dev/shm", ignore_cleanup_errors=True) as text:
-        yield Path(text)
+    """A folder on tmpfs that goes away, now or (if we are killed) before the next is made."""
+    detach_abandoned(SHM)
+    sweep(SHM)
+    owned = OwnedFolder(SHM)
+    inside = owned.path / "files"
+    inside.mkdir()
+    try:
+        yield inside
+    finally:
+        owned.remove()
+
+
+def detach_abandoned(parent: Path) -> None:
+    """Takes away what a killed bench left mounted in its folders."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        place = Path(line.split()[1])
+        if parent in place.parents and len(place.relative_to(parent).parts) > 1:
+            folder = parent / place.relative_to(parent).parts[0]
+            if folder.name.startswith(PREFIX) and is_abandoned(folder):
+                subprocess.run(["umount", "-l", str(place)], check=False)
+
+
+def is_abandoned(folder: Path) -> bool:
+    """Whether its owner has ended."""
+    try:
+        with (folder / LOCK_NAME).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # held, or no such folder
+        return False
+    return True

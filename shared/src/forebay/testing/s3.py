@@ -6,6 +6,7 @@ The helpers use botocore's own blocking client, so that the adapter under test i
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,7 +68,7 @@ class S3Server:
         folder = Path(self._folder.name)
         (folder / "data").mkdir(exist_ok=True)
         (folder / "s3.json").write_text(json.dumps(_IDENTITIES))
-        self._process = Process(_weed_command(folder, self._ports), folder=folder)
+        self._process = Process(_weed_command(folder, self._ports), folder=folder, orphaned=signal.SIGKILL)
         self._process.wait_ready(self.is_serving, READY_TIMEOUT_S)
 
     def is_serving(self) -> bool:

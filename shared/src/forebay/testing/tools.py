@@ -71,10 +71,17 @@ def _try_hold(held: contextlib.ExitStack, port: int) -> bool:
 class Process:
     """One child process with its output in a file. ``stop`` is by pid and waits until it is gone.
 
-    The kernel sends it SIGTERM when the thread that started it ends without stopping it, as when tests are killed.
+    The kernel sends it ``orphaned`` when the thread that started it ends without stopping it, as when tests are killed.
     """
 
-    def __init__(self, command: Sequence[str | Path], *, folder: Path, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        folder: Path,
+        env: Mapping[str, str] | None = None,
+        orphaned: signal.Signals = signal.SIGTERM,
+    ) -> None:
         self.command = [str(part) for part in command]
         self.output = folder / "output.log"
         with self.output.open("ab") as sink:
@@ -85,7 +92,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509  # one system call; takes no lock
+                preexec_fn=lambda: _libc.prctl(_PR_SET_PDEATHSIG, orphaned),  # noqa: PLW1509  # one system call; takes no lock
             )
 
     @property
@@ -129,10 +136,6 @@ class Process:
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
-
-
-def _end_with_parent() -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def is_listening(port: int) -> bool:
