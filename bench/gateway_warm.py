@@ -26,6 +26,8 @@ QUICK_FILE_BYTES = 16 * MIB
 BUDGET_S = 40.0
 PASSTHROUGH_PAIRS_MIN = 9
 QUALIFYING_RUNS = 3
+LOCAL = ("local", "spliced")
+"""What the gateway calls the sources of bytes out of block files of this host."""
 
 SEQ1 = Fio(("--rw=read", "--bs=1M", "--ioengine=psync", "--invalidate=1"), loops=2)
 SEQ4 = Fio(("--rw=read", "--bs=1M", "--ioengine=psync", "--invalidate=1"), jobs=4, loops=4)
@@ -45,7 +47,7 @@ def file_bytes(options: Options) -> int:
 
 @dataclass(frozen=True)
 class Silent:
-    """Reads that the kernel must serve alone. ``most_reads``: READ requests that may reach the gateway in a run."""
+    """Reads that the kernel must serve alone."""
 
     mount: OurMount
     files: list[Path]
@@ -167,7 +169,7 @@ class Served:
         before, size = self.mount.read_bytes(*self.sources), sum(p.stat().st_size for p in self.files)
         rate = COLD.rate(self.files)
         if (seen := self.mount.read_bytes(*self.sources) - before) < size:
-            raise RuntimeError(f"only {seen:.0f} of {size} bytes came by {self.sources}")
+            raise RuntimeError(f"only {seen:.0f} of {size} bytes came by {self.sources}: {by_source(self.mount)}")
         spent = self.mount.cpu_s() - cpu
         self.gib, self.cpu_s = self.gib + size / GIB, self.cpu_s + spent
         self.worker_cpu_s += self.mount.worker_cpu_s() - worker
@@ -178,6 +180,11 @@ class Served:
     def cpu_s_per_gib(self) -> float:
         """Of the gateway's processes, over all runs."""
         return self.cpu_s / self.gib
+
+
+def by_source(mount: OurMount) -> dict[str, float]:
+    """Where all bytes came from so far, for an error."""
+    return {name: value for name, value in mount.metrics().items() if "read_bytes" in name or "opens" in name}
 
 
 @dataclass(frozen=True)
@@ -213,7 +220,7 @@ def served(options: Options, name: str, *, short_circuit: bool, sources: tuple[s
 @cache
 def read_path(options: Options) -> ServedResult:
     """Blocks of this host."""
-    return served(options, "read_path_vs_native", short_circuit=True, sources=("local",), goal=0.4)
+    return served(options, "read_path_vs_native", short_circuit=True, sources=LOCAL, goal=0.4)
 
 
 @cache
@@ -255,7 +262,7 @@ def read_path_vs_best_peer(options: Options) -> Figure:
         write_files(source, 2, file_bytes(options))
         block = file_bytes(options) // 4
         mount = stack.enter_context(our_mount(source, master=("--block-size", str(block))))
-        ours = Served(mount, warm(mount, 8), ("local",))
+        ours = Served(mount, warm(mount, 8), LOCAL)
         there = stack.enter_context(peers(source, work))
         best, qualified = best_peer(there, [path.name for path in ours.files], options)
         files = [best.folder / path.name for path in ours.files]
