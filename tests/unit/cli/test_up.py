@@ -96,3 +96,13 @@ def test_an_s3_source_becomes_a_mount_with_options_and_a_root() -> None:
     assert root_setting(S3, options) == "lab=s3://bucket/prefix@http://127.0.0.1:9"
     assert root_setting(S3, SourceOptions()) == "s3://bucket/prefix"
     assert mount_setting("/d", UfsUri.parse("file:///a"), options) == "/d=file:///a"
+
+
+def test_with_a_keeper_each_mount_has_one_and_its_gateway_knows_the_socket() -> None:
+    spec = ClusterSpec(mounts=("/=s3://b",), ufs_roots=("s3://b",), mount_dirs=(Path("/a"), Path("/b")), keeper=True)
+    children = child_specs(spec, places(4))
+    assert [c.name for c in children] == ["master", "worker-0", "keeper", "gateway", "keeper-1", "gateway-1"]
+    for keeper, gateway in (children[2:4], children[4:6]):
+        assert keeper.args == (str(keeper.socket),)
+        assert flags(gateway.args, "--keeper") == [str(keeper.socket)]
+    assert children[2].socket != children[4].socket

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from forebay.errors import ConfigError
-from forebay_fuse.__main__ import arguments
+from forebay_fuse.command import arguments
 from forebay_fuse.mounting import device_of
 from forebay_fuse.settings import FuseSettings
 

@@ -1,60 +1,19 @@
-"""``python -m forebay_fuse``: settings, then the gateway."""
+"""``python -m forebay_fuse``: the gateway, or with ``--probe`` a look at one."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
-import forebay_fuse
-from forebay.errors import ConfigError
-from forebay.runtime import load, run
-from forebay_fuse.app import serve
-from forebay_fuse.settings import FuseSettings
-
-
-def arguments(argv: Sequence[str]) -> list[str]:
-    """``forebay-fuse DIR …`` is short for ``--mountpoint DIR``, wherever ``DIR`` stands between the flags.
-
-    Raises:
-        ConfigError: more than one directory.
-    """
-    out: list[str] = []
-    rest = iter(argv)
-    for word in rest:
-        if not word.startswith("-"):
-            out += ["--mountpoint", word]
-            continue
-        out.append(word)
-        if _takes_value(word) and (value := next(rest, None)) is not None:
-            out.append(value)
-    if sum(word == "--mountpoint" or word.startswith("--mountpoint=") for word in out) > 1:
-        raise ConfigError("--mountpoint", "one directory, please: a gateway has one mount")
-    return out
-
-
-def _takes_value(flag: str) -> bool:
-    """Whether the next word belongs to ``flag``; of a misspelt one as well, so that it is the one that is named."""
-    if "=" in flag or flag in ("-h", "--help", "--version"):
-        return False
-    name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
-    field = FuseSettings.model_fields.get(name)
-    return field is None or field.annotation not in (bool, bool | None)
+from forebay_fuse import probe
 
 
 def main() -> int:
-    """The process; its exit code (2 for a setting that cannot work)."""
+    """The process; its exit code."""
+    if sys.argv[1:2] == ["--probe"]:
+        return probe.main(sys.argv[2:])
+    from forebay_fuse.command import main as command  # a probe is over before this is loaded
 
-    async def gateway() -> int:
-        settings = load(
-            FuseSettings,
-            arguments(sys.argv[1:]),
-            prog="forebay-fuse",
-            version=forebay_fuse.__version__,
-            description="Mounts a Forebay namespace, read-only.",
-        )
-        return await serve(settings)
-
-    return run(gateway)
+    return command()
 
 
 if __name__ == "__main__":

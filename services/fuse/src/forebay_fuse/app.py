@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import secrets
+import signal
 import socket
 import time
 from collections.abc import Coroutine
@@ -21,11 +22,15 @@ from forebay.runtime import Deadline, check_exposure, logs, stop_event
 from forebay.telemetry import Telemetry, setup
 from forebay.transport import HttpServer
 from forebay.transport.app import ServiceInfo, make_app
-from forebay_fuse import mounting
+from forebay_fuse import mounting, takeover
 from forebay_fuse.backing import DeviceBackings
 from forebay_fuse.device import Device
 from forebay_fuse.gateway import Gateway
 from forebay_fuse.inodes import InodeTable
+from forebay_fuse.journal import Buffer, SessionRecord
+from forebay_fuse.keeping import Keeping
+from forebay_fuse.memfd import MemfdJournal
+from forebay_fuse.protocol import layout
 from forebay_fuse.settings import FuseSettings
 from forebay_fuse.splice import PAGE_BYTES, Pipe
 from forebay_fuse.view import View
@@ -83,6 +88,9 @@ def view_of(settings: FuseSettings, pipe: Pipe) -> View:
 class Service:
     """One gateway's parts, wired."""
 
+    make_journal = staticmethod(MemfdJournal.make)
+    open_journal = staticmethod(MemfdJournal.open_kept)
+
     def __init__(self, settings: FuseSettings) -> None:
         self.settings = settings
         self.started_at_s = time.time()
@@ -100,7 +108,11 @@ class Service:
         self.session: mounting.Session | None = None
         self.gateway: Gateway | None = None
         self.device: Device | None = None
+        self.keeping: Keeping | None = None
+        self.journal: MemfdJournal | None = None
         self.is_ready = False
+        self._is_kept = self._is_over = False
+        self._watch: asyncio.Task[None] | None = None
 
     def waiting_for(self) -> tuple[str, ...]:
         """What keeps this gateway from being ready."""
@@ -134,40 +146,108 @@ class Service:
             ConfigError: a setting that cannot work; nothing is mounted then.
         """
         settings = self.settings
-        mountpoint = await asyncio.to_thread(mounting.prepare, settings.mountpoint)
+        pipe = Pipe(lambda: mounting.reply_pipe(PIPE_BYTES))
+        if settings.keeper is not None:  # the client first: while we wait for our predecessor's end, it serves
+            await self.client.start()
+            self.keeping = await Keeping.connect(settings.keeper, Deadline.after(settings.registry_timeout))
+        if self.keeping is not None and self.keeping.held:
+            await self._take_over(self.keeping, pipe)
+        else:
+            await self._begin(pipe)
+        if self.keeping is not None:
+            self._watch = asyncio.create_task(self.keeping.watch(), name="keeper-watch")
+        self.is_ready = True
+        assert self.session is not None
+        LOG.info(
+            "ready", address=self.server.address, member_id=self.member_id, mountpoint=str(self.session.mountpoint)
+        )
+
+    async def _begin(self, pipe: Pipe) -> None:
+        """A new session."""
+        settings = self.settings
+        mountpoint = settings.mountpoint
+        if settings.fd is None:
+            mountpoint = await asyncio.to_thread(mounting.prepare, mountpoint)
         await self.server.start(settings.host, settings.port, uds=settings.uds)
-        await self.client.start()
+        if self.keeping is None:
+            await self.client.start()
+        else:
+            self.journal = self.make_journal()
         root = await self._root()
         if root.entry.kind != "dir":
             raise ConfigError("root", f"{settings.root} is no directory")
         good_until_s = None if root.valid_s is None else time.monotonic() + root.valid_s
-        inodes = InodeTable(root.entry, settings.root, root.mount_id, good_until_s=good_until_s)
-        pipe = Pipe(lambda: mounting.reply_pipe(PIPE_BYTES))
-        self.gateway = Gateway(self.client, view_of(settings, pipe), inodes, self.telemetry)
-        await self._mount(mountpoint, self.gateway, pipe)
-        self.is_ready = True
-        LOG.info("ready", address=self.server.address, member_id=self.member_id, mountpoint=str(mountpoint))
+        inodes = InodeTable(root.entry, settings.root, root.mount_id, good_until_s=good_until_s, journal=self.journal)
+        view = view_of(settings, pipe)
+        self.gateway = Gateway(self.client, view, inodes, self.telemetry, journal=self.journal)
+        if settings.fd is None:
+            self.session = await self._mount(mountpoint)
+        else:
+            self.session = mounting.given(settings.fd, mountpoint)
+        await self._keep(self.session)
+        self._device(self.session, self.gateway, pipe).start()
+        await self._init(self.gateway)
+        await self._read_ahead(self.session)
 
-    async def _mount(self, mountpoint: Path, gateway: Gateway, pipe: Pipe) -> None:
+    async def _mount(self, mountpoint: Path) -> mounting.Session:
         settings = self.settings
         others = os.geteuid() == 0 if settings.allow_other is None else settings.allow_other
         mounted = asyncio.ensure_future(asyncio.to_thread(mounting.mount, mountpoint, allow_other=others))
         try:
-            self.session = await asyncio.shield(mounted)
+            return await asyncio.shield(mounted)
         except asyncio.CancelledError:
             self.session = await mounted  # the thread goes on: what it mounts must be taken down
             raise
-        device = self.device = Device(self.session.device, gateway.handle, pipe, request_max=REQUEST_MAX)
+
+    async def _keep(self, session: mounting.Session) -> None:
+        """Has the keeper hold the session, before anything is told of it."""
+        if self.keeping is None or self.journal is None:
+            return
+        asked = takeover.asked_for(self.settings.mountpoint)
+        self.journal.mounted(SessionRecord(asked, str(session.mountpoint), session.privileged, session.number))
+        await self.keeping.hold([session.device, *self.journal.fds])
+        self._is_kept = True
+
+    def _device(self, session: mounting.Session, gateway: Gateway, pipe: Pipe) -> Device:
+        device = self.device = Device(session.device, gateway.handle, pipe, self.journal or Buffer(REQUEST_MAX))
         gateway.waits.on_full, gateway.waits.on_room = device.pause, device.resume
-        gateway.attach(device, DeviceBackings(self.session.device))
-        device.start()
+        gateway.attach(device, DeviceBackings(session.device))
+        return device
+
+    async def _init(self, gateway: Gateway) -> None:
+        assert self.device is not None
         async with Deadline.after(INIT_TIMEOUT_S).timeout():
-            if not await gateway.negotiated:
-                raise ConfigError(mounting.SETTING, "this kernel's FUSE is too old: Linux 5.4 is the least")
-        if settings.read_ahead_kib:
-            raised = await asyncio.to_thread(mounting.raise_read_ahead, self.session, settings.read_ahead_kib)
-            if not raised:
-                LOG.warning("read_ahead_not_raised", wanted_kib=settings.read_ahead_kib)
+            await first_of(asyncio.wait([gateway.negotiated]), self.device.ended.wait())
+        if not gateway.negotiated.done():
+            raise ConfigError(mounting.SETTING, "the kernel ended the session; is the device mounted?")
+        if not gateway.negotiated.result():
+            raise ConfigError(mounting.SETTING, "this kernel's FUSE is too old: Linux 5.4 is the least")
+
+    async def _read_ahead(self, session: mounting.Session) -> None:
+        wanted = self.settings.read_ahead_kib
+        if wanted and not await asyncio.to_thread(mounting.raise_read_ahead, session, wanted):
+            LOG.warning("read_ahead_not_raised", wanted_kib=wanted)
+
+    async def _take_over(self, keeping: Keeping, pipe: Pipe) -> None:
+        """Goes on with a session whose gateway has ended; nothing here touches the mount, for nobody serves it."""
+        settings, fd = self.settings, keeping.held[0]
+        self._is_kept = True
+        left = takeover.read_kept(keeping.held, self.open_journal)
+        self.journal, kept = left.journal, left.kept
+        self.session = takeover.session_of(kept, fd)
+        takeover.check_mountpoint(kept, settings.mountpoint)
+        await self.server.start(settings.host, settings.port, uds=settings.uds)
+        root = kept.inodes[layout.ROOT_ID]
+        inodes = InodeTable(root.entry, root.path, root.mount_id, good_until_s=0.0, journal=self.journal)
+        view = takeover.as_agreed(view_of(settings, pipe), kept.init)
+        self.gateway = Gateway(self.client, view, inodes, self.telemetry, journal=self.journal)
+        device = self._device(self.session, self.gateway, pipe)
+        self.gateway.restore(kept)
+        takeover.give_back(left.untold_backing, DeviceBackings(fd))
+        counts = takeover.settle(left, device, resend=settings.resend)
+        LOG.warning("took_over", inodes=len(kept.inodes), opens=len(kept.opens), **counts)
+        device.start()
+        await self._init(self.gateway)
 
     async def _root(self) -> LookupReply:
         deadline = Deadline.after(self.settings.registry_timeout)
@@ -185,6 +265,9 @@ class Service:
         """Until ``stop`` and the unmount that follows, or until somebody else has unmounted."""
         assert self.device is not None
         await first_of(stop.wait(), self.device.ended.wait())
+        if self.settings.on_stop == "leave" and not self.device.ended.is_set():
+            return
+        self._is_over = True
         if not self.device.ended.is_set():
             stop.clear()
             await self._unmount(stop)
@@ -205,8 +288,31 @@ class Service:
             await first_of(again.wait(), asyncio.sleep(UNMOUNT_RETRY_S))
 
     async def close(self) -> None:
-        """Takes down what ``start`` made, in reverse; a mount that is still there is taken away with what is open."""
+        """Takes down what ``start`` made, in reverse; a mount that is still there is taken away with what is open,
+        unless it is a keeper's and not over."""
         self.is_ready = False
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
+        if self._is_kept and not self._is_over:
+            await self._leave()
+        else:
+            await self._end()
+        if self.journal is not None:
+            self.journal.close()
+        if self.keeping is not None:
+            self.keeping.close()
+        await self.client.close()
+        await self.server.close()
+
+    async def _leave(self) -> None:
+        if self.gateway is not None:
+            await self.gateway.leave()
+        if self.device is not None:
+            self.device.close()
+        LOG.warning("mount_left_to_keeper", mountpoint=str(self.settings.mountpoint))
+
+    async def _end(self) -> None:
         if self.session is not None and await asyncio.to_thread(mounting.is_there, self.session):
             LOG.warning("mount_abandoned", mountpoint=str(self.session.mountpoint))
             if not await asyncio.to_thread(mounting.abandon, self.session):
@@ -217,8 +323,8 @@ class Service:
             self.device.close()
         elif self.session is not None:
             os.close(self.session.device)
-        await self.client.close()
-        await self.server.close()
+        if self.keeping is not None and self._is_kept:
+            await self.keeping.over()
 
 
 async def first_of(*works: Coroutine[Any, Any, Any]) -> None:
@@ -239,6 +345,7 @@ async def serve(settings: FuseSettings) -> int:
     logs.setup("forebay-fuse", settings.log_level, settings.log_json)
     check_exposure(settings)
     stop = stop_event()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))  # a guard has blocked them
     service = Service(settings)
     try:
         async with AsyncExitStack() as stack:

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from forebay.runtime import logs
+from forebay_fuse.journal import Intake
+from forebay_fuse.protocol import recovery, replies
 from forebay_fuse.splice import Piece, Pipe
 
 BURST = 32
@@ -34,13 +36,13 @@ class Device:
     ``ended`` is set when the kernel has unmounted the file system.
     """
 
-    def __init__(self, fd: int, handle: Callable[[memoryview], None], pipe: Pipe, *, request_max: int) -> None:
+    def __init__(self, fd: int, handle: Callable[[memoryview], None], pipe: Pipe, intake: Intake) -> None:
         self._fd = fd
         self._pipe = pipe
         self._handle = handle
-        self._buffer = memoryview(bytearray(request_max))
-        self._vector = [self._buffer]
+        self._intake = intake
         self._reading = False
+        self._full = False
         self._notices = Notices(self._write_notice)
         self.ended = asyncio.Event()
 
@@ -74,8 +76,13 @@ class Device:
     def _readable(self) -> None:
         until_s = time.monotonic() + BURST_S
         for _ in range(BURST):
+            room = self._intake.room()
+            if room is None:
+                self._full = True
+                self.pause()
+                return
             try:
-                n = os.readv(self._fd, self._vector)
+                n = os.readv(self._fd, [room])
             except BlockingIOError:
                 return
             except OSError as e:
@@ -83,9 +90,33 @@ class Device:
                     continue
                 self._end(e)
                 return
-            self._handle(self._buffer[:n])
+            self._take(room[:n])
             if not self._reading or time.monotonic() > until_s:
                 return
+
+    def _take(self, request: memoryview) -> None:
+        if self._intake.came(request):
+            self._handle(request)
+        else:
+            self.reply([poisonous(request)])
+        self._intake.handled(request)
+
+    def resend(self) -> bool:
+        """Has the kernel send again what was read and not answered; False if it cannot."""
+        try:
+            os.write(self._fd, recovery.resend())
+        except OSError as e:
+            LOG.warning("no_resend", error=str(e))
+            return False
+        return True
+
+    def again(self, request: memoryview, *, poisoned: bool) -> None:
+        """Handles a request that an earlier process has read; if ``poisoned`` it is given up (EIO)."""
+        if poisoned:
+            self.reply([poisonous(request)])
+        else:
+            self._handle(request)
+        self._intake.handled(request)
 
     def _end(self, error: OSError) -> None:
         if error.errno not in (errno.ENODEV, errno.ECONNABORTED):  # not by an unmount
@@ -97,21 +128,35 @@ class Device:
         """Sends one reply, in one write; whether the kernel took it. It does not when nobody waits any more."""
         if self._fd < 0:
             return False
+        unique = int.from_bytes(parts[0][8:16], "little")
+        self._intake.answering(unique)
         try:
             os.writev(self._fd, parts)
         except OSError as e:
             return self._refused(e, sum(map(len, parts)))
+        finally:
+            self._done(unique)
         return True
+
+    def _done(self, unique: int) -> None:
+        self._intake.answered(unique)
+        if self._full:
+            self._full = False
+            self.resume()
 
     def reply_files(self, header: bytes, pieces: Sequence[Piece]) -> bool:
         """Sends one reply whose bytes lie in files on tmpfs; False if that could not be tried, and nothing was sent."""
         if self._fd < 0 or not self._pipe.fill(header, pieces):
             return False
+        unique = int.from_bytes(header[8:16], "little")
         length = len(header) + sum(piece.length for piece in pieces)
+        self._intake.answering(unique)
         try:
             self._pipe.send(self._fd, length)
         except OSError as e:
             self._refused(e, length)
+        finally:
+            self._done(unique)
         return True
 
     def _refused(self, error: OSError, length: int) -> bool:
@@ -130,6 +175,24 @@ class Device:
         except OSError as e:
             if e.errno not in (*_GONE, errno.EBADF):
                 LOG.warning("notification_failed", error=str(e))
+
+
+def is_awaited(device: int, unique: int) -> bool:
+    """Whether the kernel still waits for the reply to a request that an earlier process has read."""
+    try:
+        os.write(device, recovery.is_awaited(unique))
+    except OSError as e:
+        if e.errno not in _GONE:
+            LOG.error("device_failed", error=str(e))
+        return False
+    return True
+
+
+def poisonous(request: memoryview) -> bytes:
+    """The reply to a request with which one gateway after the other has died: it could be the reason."""
+    unique = int.from_bytes(request[8:16], "little")
+    LOG.error("request_given_up", opcode=int.from_bytes(request[4:8], "little"))
+    return replies.error(unique, errno.EIO)
 
 
 class Notices:

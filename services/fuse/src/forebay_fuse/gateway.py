@@ -20,6 +20,7 @@ from forebay_fuse.backing import Backings
 from forebay_fuse.files import Files
 from forebay_fuse.handles import HandleTable
 from forebay_fuse.inodes import InodeTable
+from forebay_fuse.journal import InitRecord, Journal, Kept, NoJournal
 from forebay_fuse.names import Names
 from forebay_fuse.opening import Opening
 from forebay_fuse.protocol import layout, replies, requests
@@ -55,10 +56,18 @@ class Gateway:
     """
 
     def __init__(
-        self, client: Client, view: View, inodes: InodeTable, telemetry: Telemetry, *, waits_max: int = WAITS_MAX
+        self,
+        client: Client,
+        view: View,
+        inodes: InodeTable,
+        telemetry: Telemetry,
+        *,
+        waits_max: int = WAITS_MAX,
+        journal: Journal | None = None,
     ) -> None:
         self._view, self._tracer = view, telemetry.tracer
-        self.inodes, self.handles = inodes, HandleTable()
+        self._journal = journal or NoJournal()
+        self.inodes, self.handles = inodes, HandleTable(journal=self._journal)
         self.waits = Waits(waits_max, on_cancelled=lambda unique: self._answers.fail(unique, errno.EINTR))
         self.negotiated: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._answers = Answers(telemetry.metrics)
@@ -109,6 +118,18 @@ class Gateway:
         """Where replies go, and who registers files that the kernel is to read itself."""
         self._answers.sink = sink
         self._backings = backings
+
+    def restore(self, kept: Kept) -> None:
+        """Goes on where an earlier gateway has ended; once attached."""
+        self.inodes.restore(kept.inodes, kept.node_max)
+        self.opening.restore(kept, self.inodes)
+        if kept.init is not None:
+            self._agree(kept.init)
+
+    async def leave(self) -> None:
+        """Ends without a word to the kernel: a successor goes on."""
+        self._answers.sink = None
+        await self.waits.close()
 
     async def close(self) -> None:
         """Answers what waits (EINTR) and closes every open file."""
@@ -176,8 +197,13 @@ class Gateway:
             max_pages=view.max_pages,
             stack_depth=view.stack_depth if flags & layout.Init.PASSTHROUGH else 0,
         )
-        self.opening.passing.device = self._backings if flags & layout.Init.PASSTHROUGH else None
+        agreed = InitRecord(offered.minor, flags, view.max_pages, view.max_background)
+        self._journal.negotiated(agreed)
         self._answers.ok(request.unique, reply)
+        self._agree(agreed)
+
+    def _agree(self, agreed: InitRecord) -> None:
+        self.opening.passing.device = self._backings if agreed.flags & layout.Init.PASSTHROUGH else None
         self._negotiated(True)
 
     def _negotiated(self, agreed: bool) -> None:

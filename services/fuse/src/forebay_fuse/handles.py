@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from forebay.errors import Overloaded
 from forebay_fuse.directories import OpenDir
 from forebay_fuse.inodes import Inode
+from forebay_fuse.journal import Journal, NoJournal, OpenMode, OpenRecord
 from forebay_fuse.modes import Mode
 from forebay_fuse.sdk import Block, Reader
 from forebay_fuse.splice import Piece
@@ -64,8 +65,9 @@ class OpenFile:
 class HandleTable:
     """Handles by number; numbers are never used twice."""
 
-    def __init__(self, limit: int = HANDLES_MAX) -> None:
+    def __init__(self, limit: int = HANDLES_MAX, journal: Journal | None = None) -> None:
         self._limit = limit
+        self._journal = journal or NoJournal()
         self._handles: dict[int, OpenFile | OpenDir] = {}
         self._next = 1
 
@@ -77,7 +79,12 @@ class HandleTable:
         """Whether there is no room for another."""
         return len(self._handles) >= self._limit
 
-    def add(self, handle: OpenFile | OpenDir) -> int:
+    def restore(self, handles: Mapping[int, OpenFile | OpenDir], fh_max: int) -> None:
+        """What was open in an earlier gateway."""
+        self._handles.update(handles)
+        self._next = max(self._next, fh_max + 1)
+
+    def add(self, handle: OpenFile | OpenDir, backing_id: int = 0) -> int:
         """The number of a new handle.
 
         Raises:
@@ -87,6 +94,8 @@ class HandleTable:
             raise Overloaded("too many files are open", limit=self._limit)
         number, self._next = self._next, self._next + 1
         self._handles[number] = handle
+        mode: OpenMode = handle.mode.value if isinstance(handle, OpenFile) else "dir"
+        self._journal.opened(number, OpenRecord(handle.inode.node_id, mode, backing_id))
         return number
 
     def file(self, number: int) -> OpenFile | None:
@@ -101,6 +110,7 @@ class HandleTable:
 
     def remove(self, number: int) -> OpenFile | OpenDir | None:
         """Takes a handle out."""
+        self._journal.released(number)
         return self._handles.pop(number, None)
 
     def all(self) -> Mapping[int, OpenFile | OpenDir]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
 from forebay.contracts import Entry
 from forebay.errors import Overloaded
+from forebay_fuse.journal import InodeRecord, Journal, NoJournal
 from forebay_fuse.protocol.layout import ROOT_ID
 
 INODES_MAX = 1_000_000
@@ -52,11 +53,23 @@ class InodeTable:
         *,
         good_until_s: float | None = None,
         limit: int = INODES_MAX,
+        journal: Journal | None = None,
     ) -> None:
         self._limit = limit
+        self._journal = journal or NoJournal()
         self._by_id: dict[int, Inode] = {ROOT_ID: Inode(ROOT_ID, path, root, mount_id, 1, good_until_s)}
         self._by_name: dict[tuple[str, str], Inode] = {}
         self._next = ROOT_ID + 1
+        self._journal.inode(ROOT_ID, InodeRecord(path, root, mount_id, 1))
+
+    def restore(self, records: Mapping[int, InodeRecord], node_max: int) -> None:
+        """What an earlier gateway had told the kernel. How long directories are good for is not known any more."""
+        for node_id, (path, entry, mount_id, lookups) in records.items():
+            inode = Inode(node_id, path, entry, mount_id, lookups, None if entry.layout else 0.0)
+            self._by_id[node_id] = inode
+            if node_id != ROOT_ID:
+                self._by_name[(path, version_of(entry))] = inode
+        self._next = max(self._next, node_max + 1)
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -83,6 +96,7 @@ class InodeTable:
         """
         key = (path, version_of(entry))
         inode = self._by_name.get(key)
+        is_known = inode is not None and inode.entry == entry and inode.mount_id == mount_id
         if inode is None:
             if len(self._by_id) >= self._limit:
                 raise Overloaded("the kernel holds too many inodes", limit=self._limit)
@@ -93,6 +107,10 @@ class InodeTable:
             inode.entry, inode.mount_id = entry, mount_id
         inode.good_until_s = good_until_s
         inode.lookups += 1
+        if is_known:
+            self._journal.lookups(inode.node_id, inode.lookups)
+        else:
+            self._journal.inode(inode.node_id, InodeRecord(path, entry, mount_id, inode.lookups))
         return inode
 
     def forget(self, node_id: int, lookups: int) -> None:
@@ -101,6 +119,7 @@ class InodeTable:
         if inode is None or node_id == ROOT_ID:
             return
         inode.lookups -= lookups
+        self._journal.lookups(node_id, max(0, inode.lookups))
         if inode.lookups <= 0:
             del self._by_id[node_id]
             del self._by_name[(inode.path, version_of(inode.entry))]

@@ -43,6 +43,15 @@ class InitRecord(NamedTuple):
     max_background: int
 
 
+class SessionRecord(NamedTuple):
+    """The kernel's session: where it was asked for and where it is mounted, ``mount(2)`` or not, ``major:minor``."""
+
+    asked: str
+    mountpoint: str
+    privileged: bool
+    number: str | None
+
+
 class Journal(Protocol):
     """Where the state goes. Cheap, never waits, raises nothing a request could cause."""
 
@@ -60,6 +69,49 @@ class Journal(Protocol):
 
     def negotiated(self, record: InitRecord) -> None:
         """INIT, before it is answered."""
+
+
+class Intake(Protocol):
+    """Where requests are read to, and until when they stay there: a journal of requests in flight."""
+
+    def room(self) -> memoryview | None:
+        """Where the next request goes; ``None``: there is none until something was answered."""
+
+    def came(self, request: memoryview) -> bool:
+        """A request was read into ``room()``; False if it has been there too often, when gateways died."""
+
+    def handled(self, request: memoryview) -> None:
+        """The gateway has seen it; its reply may be still to come."""
+
+    def answering(self, unique: int) -> None:
+        """The reply is the next that the kernel hears."""
+
+    def answered(self, unique: int) -> None:
+        """The kernel has the reply, or did not want it."""
+
+
+class Buffer:
+    """One buffer for each request in turn: an intake that keeps nothing."""
+
+    def __init__(self, size: int) -> None:
+        self._room = memoryview(bytearray(size))
+
+    def room(self) -> memoryview:
+        """The buffer."""
+        return self._room
+
+    def came(self, request: memoryview) -> bool:
+        """Fine."""
+        return True
+
+    def handled(self, request: memoryview) -> None:
+        """Nothing."""
+
+    def answering(self, unique: int) -> None:
+        """Nothing."""
+
+    def answered(self, unique: int) -> None:
+        """Nothing."""
 
 
 class NoJournal:
@@ -91,6 +143,7 @@ class Kept:
 
     inodes: dict[int, InodeRecord] = field(default_factory=dict)
     opens: dict[int, OpenRecord] = field(default_factory=dict)
+    session: SessionRecord | None = None
     init: InitRecord | None = None
     node_max: int = 1
     fh_max: int = 0

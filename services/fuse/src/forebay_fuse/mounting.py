@@ -10,8 +10,11 @@ import fcntl
 import os
 import queue
 import re
+import select
 import shutil
+import signal
 import socket
+import stat
 import subprocess
 import threading
 from collections.abc import Iterable
@@ -29,6 +32,8 @@ MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 FUSERMOUNT_TIMEOUT_S = 10.0
 PROBE_TIMEOUT_S = 10.0
 PIPE_BYTES_ALLOWED = 1 << 20
+FUSE_DEVICE = (10, 229)
+PR_SET_PDEATHSIG = 1
 LOG = logs.get(__name__)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -43,6 +48,37 @@ class Session:
     mountpoint: Path
     privileged: bool
     number: str | None = None
+
+
+def given(device: int, mountpoint: Path) -> Session:
+    """The session of a device that somebody else has opened and mounted. Where we do not see the mount (it was made in
+    another mount namespace), unmounting is the other's.
+
+    Raises:
+        ConfigError: it is no ``/dev/fuse``.
+    """
+    try:
+        found = os.fstat(device)
+    except OSError as e:
+        raise ConfigError("fd", f"{device}: {e.strerror}") from e
+    if not stat.S_ISCHR(found.st_mode) or (os.major(found.st_rdev), os.minor(found.st_rdev)) != FUSE_DEVICE:
+        raise ConfigError("fd", f"{device} is no /dev/fuse")
+    os.set_inheritable(device, False)
+    where = mountpoint.absolute()
+    return Session(device, where, os.geteuid() == 0, device_at(where))
+
+
+def is_alive(device: int) -> bool:
+    """Whether the kernel's end of a session still exists."""
+    poll = select.poll()
+    poll.register(device, 0)
+    return not poll.poll(0)
+
+
+def die_with_parent(parent: int) -> bool:
+    """This process is killed when its parent ends; False if that has happened."""
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    return os.getppid() == parent
 
 
 def prepare(mountpoint: Path) -> Path:

@@ -11,14 +11,17 @@ import asyncio
 import errno
 import os
 import time
+from functools import partial
 
 from forebay.contracts import Layout
 from forebay.errors import ForebayError, NotFound, StaleVersion
 from forebay.telemetry import Metrics
 from forebay_fuse.answers import Answers
+from forebay_fuse.directories import OpenDir
 from forebay_fuse.errno_door import Refused
 from forebay_fuse.handles import HandleTable, OpenFile
-from forebay_fuse.inodes import Inode
+from forebay_fuse.inodes import Inode, InodeTable
+from forebay_fuse.journal import Kept
 from forebay_fuse.modes import Mode, OpenModes
 from forebay_fuse.names import Names
 from forebay_fuse.passing import SEAL_POLL_S, SEAL_WAIT_S, Passing, Patience
@@ -131,12 +134,26 @@ class Opening:
         if state.mode is Mode.PASSTHROUGH and reader is not None:
             reader.free()  # the kernel reads the file; a READ (of `posix_fadvise`) makes another
             reader = None
-        handle = self._handles.add(OpenFile(inode, lambda: self._reader(inode), state.mode, reader))
+        handle = self._handles.add(OpenFile(inode, lambda: self._reader(inode), state.mode, reader), state.backing_id)
         body = replies.open_out(handle, view.open_flags(state.mode), state.backing_id)
         if self._answers.ok(request.unique, body):
             self._opens.add(1, state.mode.value)
         else:
             self.drop(handle)
+
+    def restore(self, kept: Kept, inodes: InodeTable) -> None:
+        """What was open in an earlier gateway, each as it was opened."""
+        handles: dict[int, OpenFile | OpenDir] = {}
+        for number, (node, mode, backing_id) in kept.opens.items():
+            inode = inodes.get(node)
+            if inode is None:
+                continue
+            if mode == "dir":
+                handles[number] = OpenDir(inode)
+            else:
+                handles[number] = OpenFile(inode, partial(self._reader, inode), Mode(mode))
+                self.modes.open(node, Mode(mode), backing_id)
+        self._handles.restore(handles, kept.fh_max)
 
     def release(self, request: Request) -> None:
         """The last close of an open file or directory."""

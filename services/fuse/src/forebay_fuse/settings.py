@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from forebay.runtime import ServiceSettings, Size
@@ -47,6 +47,15 @@ class FuseSettings(ServiceSettings):
     metadata_cache_s: float = Field(60.0, ge=0, description="seconds names are kept in the gateway")
     read_deadline: float = Field(30.0, gt=0, description="seconds after which a read fails with ETIMEDOUT")
     registry_timeout: float = Field(60.0, gt=0, description="seconds to wait for the registry at start")
+    keeper: Path | None = Field(
+        None, description="socket of a keeper (forebay-fuse-keeper), which keeps the mount when this process dies"
+    )
+    guard: bool = Field(True, description="with a keeper: a parent process starts a gateway that died at once")
+    on_stop: str = Field(
+        "unmount", description="at SIGTERM 'unmount', or 'leave' the mount to the keeper's next gateway"
+    )
+    resend: bool = Field(True, description="a successor has the kernel send again what was in flight, where it can")
+    fd: int | None = Field(None, ge=0, description="an open /dev/fuse that is mounted on the mount point already")
     busy_timeout: float = Field(10.0, ge=0, description="seconds to wait at the end for open files, then detach")
 
     @field_validator("root")
@@ -62,6 +71,14 @@ class FuseSettings(ServiceSettings):
         if not 1 <= len(value) <= 4 or any(c not in "01234567" for c in value):
             raise ValueError("want octal digits, as 022")
         return value
+
+    @model_validator(mode="after")
+    def _leaves_to_somebody(self) -> FuseSettings:
+        if self.on_stop not in ("unmount", "leave"):
+            raise ValueError("on_stop: want unmount or leave")
+        if self.on_stop == "leave" and self.keeper is None:
+            raise ValueError("on_stop=leave needs a keeper to leave the mount to")
+        return self
 
     @field_validator("short_circuit")
     @classmethod

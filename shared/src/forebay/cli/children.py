@@ -31,12 +31,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """``python -m module args`` under ``name``, serving HTTP on ``port`` of loopback."""
+    """``python -m module args`` under ``name``, serving HTTP on ``port`` of loopback, or anything on ``socket``."""
 
     name: str
     module: str
     args: tuple[str, ...]
     port: int
+    socket: Path | None = None
 
 
 class Child:
@@ -78,8 +79,8 @@ class Child:
             )
 
     def is_ready(self) -> bool:
-        """Whether ``/readyz`` answers 200."""
-        return probe(self.spec.port) == 200
+        """Whether ``/readyz`` answers 200, or the socket is there."""
+        return probe(self.spec.port) == 200 if self.spec.socket is None else self.spec.socket.is_socket()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal if it runs."""

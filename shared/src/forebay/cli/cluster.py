@@ -25,8 +25,8 @@ from forebay.errors import ConfigError, NotReady
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
-MASTER, GATEWAY, WORKER = "master", "gateway", "worker"
-_MODULES = {MASTER: "forebay_master", GATEWAY: "forebay_fuse", WORKER: "forebay_worker"}
+MASTER, GATEWAY, KEEPER, WORKER = "master", "gateway", "keeper", "worker"
+_MODULES = {MASTER: "forebay_master", GATEWAY: "forebay_fuse", KEEPER: "forebay_fuse.keeper", WORKER: "forebay_worker"}
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,8 @@ class ClusterSpec:
     """What to start.
 
     ``mounts`` are the master's ``PATH=URI`` settings and ``ufs_roots`` what every service may touch; ``mount_dirs`` get
-    a gateway each; ``extra`` has further flags by service name (``master``, ``worker``, ``gateway``); ``environ`` is
-    added to the services' environment.
+    a gateway each, and with ``keeper`` a keeper, so that the mount outlives its gateway; ``extra`` has further flags by
+    service name (``master``, ``worker``, ``gateway``); ``environ`` is added to the services' environment.
     """
 
     mounts: tuple[str, ...]
@@ -45,6 +45,7 @@ class ClusterSpec:
     mount_dirs: tuple[Path, ...] = ()
     registry: str = "embedded"
     short_circuit: bool = True
+    keeper: bool = False
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
@@ -67,6 +68,10 @@ class Places:
     def logs(self) -> Path:
         """The services' logs."""
         return self.folder / "logs"
+
+    def keeper(self, number: int) -> Path:
+        """The socket of the keeper of mount ``number``."""
+        return self.folder / f"{KEEPER}-{number}.sock"
 
     def tier(self, number: int) -> Path:
         """The tier directory of worker ``number``."""
@@ -95,9 +100,13 @@ def child_specs(spec: ClusterSpec, places: Places) -> list[ChildSpec]:
         children.append(child(WORKER, f"{WORKER}-{number}", next(ports), *args))
     dirs = [str(places.tier(n)) for n in range(spec.workers)] if spec.short_circuit else []
     for number, directory in enumerate(spec.mount_dirs):
-        name = GATEWAY if number == 0 else f"{GATEWAY}-{number}"
+        suffix = "" if number == 0 else f"-{number}"
         args = ("--mountpoint", str(directory), *_flags("--short-circuit-dirs", dirs))
-        children.append(child(GATEWAY, name, next(ports), *args))
+        if spec.keeper:
+            path = places.keeper(number)
+            children.append(ChildSpec(KEEPER + suffix, _MODULES[KEEPER], (str(path),), 0, socket=path))
+            args += ("--keeper", str(path))
+        children.append(child(GATEWAY, GATEWAY + suffix, next(ports), *args))
     return children
 
 

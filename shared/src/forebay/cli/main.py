@@ -75,6 +75,7 @@ def up_(  # noqa: PLR0913, PLR0917  # each parameter is an option of the command
     anonymous: Annotated[bool, typer.Option(help="S3 without credentials")] = False,
     short_circuit: Annotated[bool, typer.Option(help="the gateway reads blocks of this host in place")] = True,
     allow_other: Annotated[bool | None, typer.Option(help="other users may read [as root: yes]")] = None,
+    keeper: Annotated[bool, typer.Option(help="a process that keeps the mount when the gateway dies")] = True,
 ) -> None:
     """Cache SOURCE in memory and show it as a folder, until Ctrl-C."""
     console = Console(stderr=True, highlight=False)
@@ -91,6 +92,7 @@ def up_(  # noqa: PLR0913, PLR0917  # each parameter is an option of the command
             mount_dirs=(mount,),
             registry=registry,
             short_circuit=short_circuit,
+            keeper=keeper,
             extra={"gateway": ("--allow-other" if others else "--no-allow-other",)},
             port=port,
         )
@@ -131,8 +133,8 @@ def _summary(spec: ClusterSpec, cluster: LocalCluster, console: Console) -> None
         table.add_row("mount", str(directory))
     table.add_row("memory", f"{spec.workers} x {spec.worker_mem_bytes >> 20} MiB in {cluster.places.shm}")
     table.add_row("logs", str(cluster.places.logs))
-    for name in cluster.children:
-        table.add_row(name, cluster.address(name))
+    for name, child in cluster.children.items():
+        table.add_row(name, cluster.address(name) if child.spec.socket is None else str(child.spec.socket))
     console.print(table)
     for line in up.curl_lines(cluster):
         console.print(line, style="dim", soft_wrap=True)

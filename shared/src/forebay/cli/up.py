@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from forebay.cli.children import Child
-from forebay.cli.cluster import GATEWAY, WORKER, LocalCluster
+from forebay.cli.cluster import GATEWAY, KEEPER, WORKER, LocalCluster
 from forebay.errors import ConfigError, ForebayError, NotReady
 from forebay.ufs import UfsUri
 
@@ -117,7 +117,7 @@ def watch(cluster: LocalCluster, say: Say) -> None:
 def _ended(name: str, child: Child, restarts: Restarts, say: Say) -> None:
     code = child.returncode
     log_end = "\n".join(child.tail())
-    if name.startswith(GATEWAY) and code == 0:
+    if name.startswith((GATEWAY, KEEPER)) and code == 0:
         raise NotReady("the mount was taken away from outside")
     say(f"{name} ended with {_status(code)}")
     if not restarts.may(name, time.monotonic()):
