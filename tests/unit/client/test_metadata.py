@@ -1,7 +1,7 @@
 """The metadata cache: bounded, expiring, and never going back in time."""
 
-from forebay.client.metadata import MetadataCache
-from forebay.contracts import Entry, LookupReply
+from forebay.client.metadata import GUARD_S, MetadataCache
+from forebay.contracts import Entry, ListReply, LookupReply
 from forebay.errors import NotFound
 
 
@@ -108,3 +108,29 @@ def test_a_missing_name_says_how_much_time_is_left() -> None:
     assert found is not None
     assert found.missing is not None
     assert found.missing.details["valid_s"] == 2.5
+
+
+def test_what_is_of_no_use_is_swept_but_first_guards_for_a_while() -> None:
+    held = cache()
+    held.put("/a", reply("a", synced_at_s=200.0), 0.0)
+    held.sweep(60.0)
+    assert held.put("/a", reply("old", synced_at_s=150.0), 61.0).entry.name == "a"
+    assert len(held) == 1
+    held.sweep(60.0 + GUARD_S)
+    assert len(held) == 0
+    held.validate()
+
+
+def test_a_page_is_held_entry_by_entry_and_never_replaces_what_is_newer() -> None:
+    held = cache()
+    held.put("/d/b", reply("newer", synced_at_s=300.0), 0.0)
+    entries = tuple(reply(name).entry for name in ("a", "b"))
+    page = ListReply(entries=entries, mount_id="m", next_page_token=None, synced_at_s=200.0, valid_s=9.0)
+    held.put_page("/d", page, 0.0)
+    names = []
+    for path in ("/d/a", "/d/b"):
+        found = held.get(path, 1.0)
+        assert found is not None
+        assert found.reply is not None
+        names.append((found.reply.entry.name, found.reply.valid_s))
+    assert names == [("a", 8.0), ("newer", None)]

@@ -122,6 +122,7 @@ class FakeClient:
         self.files, self.is_local, self.page = files, is_local, page
         self.valid_s: float | None = 60.0
         self.calls: list[str] = []
+        self.known: dict[str, LookupReply | NotFound] = {}
         self.forgotten: list[str] = []
         self.readers: list[FakeReader] = []
         self.whole: set[str] = set()
@@ -131,6 +132,10 @@ class FakeClient:
         self.error: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
+
+    def held(self, path: str) -> LookupReply | NotFound | None:
+        """What was `known` to begin with."""
+        return self.known.get(path)
 
     async def lookup(self, path: str) -> LookupReply:
         """A file of the directory, or the directory."""

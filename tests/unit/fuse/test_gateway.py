@@ -124,6 +124,23 @@ def test_a_read_that_came_back_short_is_an_error_and_not_the_end_of_the_file() -
     run(main())
 
 
+def test_a_name_that_the_sdk_knows_is_answered_at_once_and_no_master_is_asked() -> None:
+    async def main() -> None:
+        client = FakeClient({"a": DATA})
+        async with Kernel(client) as kernel:
+            client.known["/a"] = await client.lookup("/a")
+            client.known["/none"] = NotFound("no such name", valid_s=5.0)
+            client.calls.clear()
+            client.gate.clear()  # no answer would come
+            found = [kernel.send(Op.LOOKUP, name) for name in (b"a\0", b"none\0")]
+            nodes = [layout.ENTRY.unpack_from(kernel.sink.replies[unique].body)[0] for unique in found]
+            assert nodes == [2, 0]
+            assert client.calls == []
+            client.gate.set()
+
+    run(main())
+
+
 def test_a_stale_version_makes_kernel_and_sdk_forget_the_name_once() -> None:
     async def main() -> None:
         async with Kernel(FakeClient({"a": DATA})) as kernel:

@@ -9,7 +9,6 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
 from typing import Any
 
 from forebay.errors import ForebayError
@@ -77,6 +76,7 @@ class Gateway:
         self._backings: Backings | None = None
         self._count(telemetry)
         self._inline: dict[int, Inline] = {
+            Op.LOOKUP: names.look_up,
             Op.READ: files.read,
             Op.GETATTR: names.getattr,
             Op.OPEN: opening.open,
@@ -96,7 +96,7 @@ class Gateway:
         self._waiting: dict[int, Waiting] = {
             Op.READ: files.fetch,
             Op.GETATTR: names.refresh,
-            Op.LOOKUP: names.lookup,
+            Op.LOOKUP: names.ask,
             Op.READDIR: names.fetch,
             Op.READDIRPLUS: names.fetch,
             Op.OPEN: opening.fetch,
@@ -157,7 +157,7 @@ class Gateway:
         if inline is not None and inline(request) is not False:
             return
         if waiting is not None:  # the body is read again, and the device's buffer is not ours until then
-            own = replace(request, body=memoryview(bytes(request.body)))
+            own = request._replace(body=memoryview(bytes(request.body)))
             self.waits.add(request.unique, self._answer_later(own, waiting))
         else:
             self._answers.fail(request.unique, errno.EROFS if opcode in layout.WRITING else errno.ENOSYS)

@@ -6,7 +6,7 @@ import errno
 import time
 from dataclasses import dataclass
 
-from forebay.contracts import Entry
+from forebay.contracts import Entry, LookupReply
 from forebay.errors import NotFound
 from forebay.runtime import logs
 from forebay_fuse.answers import Answers
@@ -49,23 +49,43 @@ class Names:
 
     # -- LOOKUP
 
-    async def lookup(self, request: Request) -> None:
-        """Asks the SDK; what is there gets (or is) an inode, what is not may be remembered as missing."""
-        path = child(self.inode(request.node_id).path, text_of(requests.name_in(request)))
-        if len(path) > PATH_MAX:
-            raise Refused(errno.ENAMETOOLONG, "the path is too long")
+    def look_up(self, request: Request) -> bool:
+        """Answers if the SDK need not ask a master (a listing told, or an earlier lookup)."""
+        path = self._path(request)
+        reply = self._client.held(path)
+        if reply is None:
+            return False
+        if isinstance(reply, NotFound):
+            self._missing(request.unique, reply)
+        else:
+            self._found(request.unique, path, reply)
+        return True
+
+    async def ask(self, request: Request) -> None:
+        """LOOKUP by way of a master; what is there gets (or is) an inode, what is not may be remembered as missing."""
+        path = self._path(request)
         try:
             reply = await self._client.lookup(path)
         except NotFound as e:
-            self._missing(request.unique, self._view.negative_s(e.details.get("valid_s")))
+            self._missing(request.unique, e)
             return
+        self._found(request.unique, path, reply)
+
+    def _path(self, request: Request) -> str:
+        path = child(self.inode(request.node_id).path, text_of(requests.name_in(request)))
+        if len(path) > PATH_MAX:
+            raise Refused(errno.ENAMETOOLONG, "the path is too long")
+        return path
+
+    def _found(self, unique: int, path: str, reply: LookupReply) -> None:
         self._relieve()
         until_s = None if reply.valid_s is None else time.monotonic() + reply.valid_s
         inode = self._inodes.look_up(path, reply.entry, reply.mount_id, good_until_s=until_s)
-        if not self._answers.ok(request.unique, self._entry(inode, reply.valid_s)):
+        if not self._answers.ok(unique, self._entry(inode, reply.valid_s)):
             self._inodes.forget(inode.node_id, 1)
 
-    def _missing(self, unique: int, negative_s: float) -> None:
+    def _missing(self, unique: int, said: NotFound) -> None:
+        negative_s = self._view.negative_s(said.details.get("valid_s"))
         if negative_s > 0:
             self._answers.ok(unique, replies.negative(negative_s))
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from forebay.contracts import Layout, ListReply, LookupReply
+from forebay.errors import NotFound
 
 
 class Block(Protocol):
@@ -57,6 +58,9 @@ class Reader(Protocol):
 
 class Client(Protocol):
     """Names and readers."""
+
+    def held(self, path: str) -> LookupReply | NotFound | None:
+        """What a lookup would answer without asking anybody."""
 
     async def lookup(self, path: str) -> LookupReply:
         """Attributes and layout; NotFound."""

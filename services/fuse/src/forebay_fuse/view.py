@@ -11,6 +11,11 @@ from forebay_fuse.protocol import layout
 from forebay_fuse.protocol.replies import Attributes
 
 PAGE_BYTES = 4096
+_DIR, _FILE = stat.S_IFDIR, stat.S_IFREG
+_PASSED = int(layout.Open.NOFLUSH | layout.Open.PASSTHROUGH)
+_DIRECT = int(layout.Open.NOFLUSH | layout.Open.DIRECT_IO)
+_CACHED = int(layout.Open.NOFLUSH)
+_KEPT = int(layout.Open.NOFLUSH | layout.Open.KEEP_CACHE)
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class View:
 
     def attributes(self, entry: Entry) -> Attributes:
         """``stat`` of an entry: its own mode, writable by none, less ``umask``."""
-        kind = stat.S_IFDIR if entry.kind == "dir" else stat.S_IFREG
+        kind = _DIR if entry.kind == "dir" else _FILE
         mode = entry.mode & 0o555 & ~self.umask
         return Attributes(entry.inode, entry.size, entry.mtime_ns, kind | mode, self.uid, self.gid)
 
@@ -55,10 +60,10 @@ class View:
         """Flags of the reply to OPEN. A node id names one version, so its pages stay good for ever; a file that is
         passed through has no pages of ours (the kernel refuses KEEP_CACHE with it)."""
         if mode is Mode.PASSTHROUGH:
-            return int(layout.Open.NOFLUSH | layout.Open.PASSTHROUGH)
+            return _PASSED
         if mode is Mode.DIRECT:
-            return int(layout.Open.NOFLUSH | layout.Open.DIRECT_IO)
-        return int(layout.Open.NOFLUSH | (layout.Open.KEEP_CACHE if self.kernel_cache else 0))
+            return _DIRECT
+        return _KEPT if self.kernel_cache else _CACHED
 
     def entry_s(self, valid_s: float | None) -> float:
         """How long a name may be kept: the switch, but never beyond the master's word (``None``: for ever)."""

@@ -175,6 +175,15 @@ class Client:
             raise _missing(path, held.missing)
         return held.reply
 
+    def held(self, path: str) -> LookupReply | NotFound | None:
+        """What a lookup of ``path`` (as `normal` gives it) would answer without asking a master; ``None``: it would
+        ask. For who cannot wait; a path that is not there is given, not raised."""
+        held = self._metadata.get(path, time.monotonic())
+        if held is None:
+            return None
+        self._looked.add(1, "hit" if held.reply is not None else "negative")
+        return held.reply if held.reply is not None else _missing(path, held.missing)
+
     async def _lookup_master(self, path: str) -> LookupReply:
         asked_at_s = time.time()
         try:
@@ -191,12 +200,7 @@ class Client:
         path = normal(path)
         request = ListRequest(path=path, page_token=page_token, limit=limit)
         reply = await self._masters.call("/v1/list", request, ListReply, deadline=self._metadata_deadline())
-        now, base = time.monotonic(), path.rstrip("/")
-        for entry in reply.entries:
-            found = LookupReply(
-                entry=entry, mount_id=reply.mount_id, synced_at_s=reply.synced_at_s, valid_s=reply.valid_s
-            )
-            self._metadata.put(f"{base}/{entry.name}", found, now)
+        self._metadata.put_page(path, reply, time.monotonic())
         return reply
 
     async def list(self, path: str) -> AsyncIterator[Entry]:
@@ -289,6 +293,7 @@ class Client:
                 last_open_report = time.monotonic()
             self._gather_touches(still_open=still_open)
             await self._send_touches()
+            self._metadata.sweep(time.monotonic())
 
     def _gather_touches(self, *, still_open: bool) -> None:
         ended, self._local.ended = self._local.ended, []

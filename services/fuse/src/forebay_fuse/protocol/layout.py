@@ -9,6 +9,7 @@ IN_HEADER = Struct("<IIQQIIIHH")  # len opcode unique nodeid uid gid pid total_e
 OUT_HEADER = Struct("<IiQ")  # len error unique
 ATTR = Struct("<6Q10I")  # ino size blocks a/m/ctime, a/m/ctime_ns mode nlink uid gid rdev blksize flags
 ENTRY = Struct("<QQQQII")  # nodeid generation entry_valid attr_valid entry_valid_ns attr_valid_ns
+ENTRY_OUT = Struct("<QQQQII6Q10I")  # ENTRY, then ATTR
 ATTR_OUT = Struct("<QII")  # attr_valid attr_valid_ns dummy
 OPEN_IN = Struct("<II")  # flags open_flags
 OPEN_OUT = Struct("<QIi")  # fh open_flags backing_id

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from forebay_fuse.protocol import layout as l  # one letter, for it stands on every line
 
 NS = 1_000_000_000
+_U64 = (1 << 64) - 1
 DIR_TYPE, FILE_TYPE = 4, 8  # DT_DIR, DT_REG
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
+class Attributes(NamedTuple):
     """What ``stat`` shows. ``mode`` has the file type."""
 
     inode: int
@@ -39,12 +39,10 @@ def error(unique: int, number: int) -> bytes:
 
 def attr(a: Attributes) -> bytes:
     """``struct fuse_attr``."""
-    # Seconds floor, so that a time before 1970 keeps its nanoseconds positive; the kernel reads them unsigned.
-    seconds, ns = divmod(a.mtime_ns, NS)
-    seconds &= (1 << 64) - 1
-    blocks = (a.size + 511) // 512
+    s, ns = divmod(a.mtime_ns, NS)  # as in `entry`
+    s &= _U64
     return l.ATTR.pack(
-        a.inode, a.size, blocks, seconds, seconds, seconds, ns, ns, ns, a.mode, 1, a.uid, a.gid, 0, 4096, 0
+        a.inode, a.size, (a.size + 511) >> 9, s, s, s, ns, ns, ns, a.mode, 1, a.uid, a.gid, 0, 4096, 0
     )
 
 
@@ -56,7 +54,14 @@ def _split(seconds: float) -> tuple[int, int]:
 def entry(node_id: int, a: Attributes, *, entry_s: float, attr_s: float) -> bytes:
     """``struct fuse_entry_out``."""
     (es, en), (at, an) = _split(entry_s), _split(attr_s)
-    return l.ENTRY.pack(node_id, 0, es, at, en, an) + attr(a)
+    # Seconds floor, so that a time before 1970 keeps its nanoseconds positive; the kernel reads them unsigned.
+    number, size, mtime_ns, mode, uid, gid = a
+    s, ns = divmod(mtime_ns, NS)
+    s &= _U64
+    blocks = (size + 511) >> 9
+    return l.ENTRY_OUT.pack(
+        node_id, 0, es, at, en, an, number, size, blocks, s, s, s, ns, ns, ns, mode, 1, uid, gid, 0, 4096, 0
+    )
 
 
 def negative(entry_s: float) -> bytes:
