@@ -41,9 +41,7 @@ def attr(a: Attributes) -> bytes:
     """``struct fuse_attr``."""
     s, ns = divmod(a.mtime_ns, NS)  # as in `entry`
     s &= _U64
-    return l.ATTR.pack(
-        a.inode, a.size, (a.size + 511) >> 9, s, s, s, ns, ns, ns, a.mode, 1, a.uid, a.gid, 0, 4096, 0
-    )
+    return l.ATTR.pack(a.inode, a.size, (a.size + 511) >> 9, s, s, s, ns, ns, ns, a.mode, 1, a.uid, a.gid, 0, 4096, 0)
 
 
 def _split(seconds: float) -> tuple[int, int]:
