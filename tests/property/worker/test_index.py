@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from forebay_worker.extents import Geometry
-from forebay_worker.index import Block, NeedsRoom, Refused, Reserved, State, StoreIndex, charge_of
+from forebay_worker.index import Block, Refused, Reserved, State, StoreIndex
 from forebay_worker.policies import Lru
+from forebay_worker.policies.rules import TierRules
 
 CAPACITIES = (64 << 10, 128 << 10)
 NAMES = st.sampled_from([f"{number:032x}" for number in range(12)])
@@ -42,14 +43,6 @@ class IndexMachine(RuleBasedStateMachine):
             assert [self.index.used(tier) for tier in range(2)] == before
         if isinstance(outcome, Refused) and outcome.reason == "leaving":
             assert name in self.blocks or name in {ghost.block_id for ghost in self.ghosts}
-        if isinstance(outcome, NeedsRoom):
-            tier = outcome.tier
-            assert {block.tier for block in outcome.victims} <= {tier}
-            held = [*self.blocks.values(), *self.ghosts]
-            freed = sum(block.charge for block in held if block.tier == tier and block.is_going)
-            freed += sum(block.charge for block in outcome.victims)
-            assert all(block.is_evictable for block in outcome.victims)
-            assert self.index.used(tier) - freed + charge_of(length) <= CAPACITIES[tier]
 
     @precondition(lambda self: bool(self.in_state(State.FILLING)))
     @rule(data=st.data())
@@ -138,8 +131,11 @@ class IndexMachine(RuleBasedStateMachine):
 
     @rule(tier=st.integers(0, 1), low=st.floats(0.1, 0.9))
     def watermark(self, tier: int, low: float) -> None:
-        excess = self.index.excess(tier, high=0.9, low=low)
-        for block in self.index.victims(tier, excess) if excess else ():
+        self.index.set_rules(tier, TierRules(0.9, low))
+        excess = self.index.excess(tier)
+        for block in self.index.victims(tier, excess):
+            assert block.is_evictable
+            assert block.tier == tier
             self.index.leave(block)
 
     @invariant()

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from forebay_worker.extents import Geometry
-from forebay_worker.index import CHARGE_UNIT, TRANSITIONS, Block, Event, NeedsRoom, Refused, Reserved, State, StoreIndex
-from forebay_worker.policies import Lru
+from forebay_worker.index import CHARGE_UNIT, TRANSITIONS, Block, Event, Refused, Reserved, State, StoreIndex
+from forebay_worker.policies import Fifo, Lru
+from forebay_worker.policies.rules import TierRules
 
 MIB = 1 << 20
 
@@ -47,7 +48,7 @@ def test_capacity_is_reserved_for_the_whole_block_in_whole_pages() -> None:
     index.reserve("a", Geometry(1))
     assert index.used(0) == CHARGE_UNIT
     index.reserve("b", Geometry(CHARGE_UNIT))
-    assert isinstance(index.reserve("c", Geometry(1)), NeedsRoom | Refused)
+    assert index.reserve("c", Geometry(1)) == Refused("full")
     index.validate()
 
 
@@ -56,9 +57,10 @@ def test_the_block_read_longest_ago_leaves_first() -> None:
     for name in "abc":
         filled(index, name)
     index.read("a")
-    outcome = index.reserve("d", Geometry(2 * MIB))
-    assert isinstance(outcome, NeedsRoom)
-    assert [block.block_id for block in outcome.victims] == ["b", "c"]
+    assert index.reserve("d", Geometry(2 * MIB)) == Refused("full")
+    assert index.is_pressed(0)
+    assert index.excess(0) == 2 * MIB
+    assert [block.block_id for block in index.victims(0, 2 * MIB)] == ["b", "c"]
 
 
 def test_a_leased_or_busy_block_is_never_a_victim() -> None:
@@ -67,10 +69,9 @@ def test_a_leased_or_busy_block_is_never_a_victim() -> None:
     index.lease(leased)
     busy.busy += 1
     assert index.reserve("c", Geometry(MIB)) == Refused("full")
+    assert index.victims(0, MIB) == ()
     index.release(leased)
-    outcome = index.reserve("c", Geometry(MIB))
-    assert isinstance(outcome, NeedsRoom)
-    assert outcome.victims == (leased,)
+    assert index.victims(0, MIB) == (leased,)
 
 
 def test_a_block_larger_than_every_tier_is_refused_and_evicts_nobody() -> None:
@@ -83,7 +84,9 @@ def test_the_next_tier_with_room_is_used_before_anything_is_evicted() -> None:
     index = index_of(MIB, MIB)
     assert filled(index, "a").tier == 0
     assert filled(index, "b").tier == 1
-    assert isinstance(index.reserve("c", Geometry(MIB)), NeedsRoom)
+    assert index.reserve("c", Geometry(MIB)) == Refused("full")
+    assert [index.is_pressed(tier) for tier in range(2)] == [True, True]
+    assert [index.excess(tier) for tier in range(2)] == [MIB - int(MIB * 0.9), MIB]
 
 
 def test_bytes_of_a_leaving_block_count_until_its_last_lease_ends() -> None:
@@ -120,12 +123,35 @@ def test_what_does_not_fit_is_not_restored() -> None:
 
 def test_above_the_high_watermark_the_excess_reaches_down_to_the_low_one() -> None:
     index = index_of(10 * MIB)
+    index.set_rules(0, TierRules(high=0.9, low=0.5))
     for number in range(9):
         filled(index, str(number))
-    assert index.excess(0, high=0.9, low=0.5) == 0
+    assert not index.is_pressed(0)
+    assert index.excess(0) == 0
     filled(index, "9")
-    assert index.excess(0, high=0.9, low=0.5) == 5 * MIB
+    assert index.is_pressed(0)
+    assert index.excess(0) == 5 * MIB
     assert [b.block_id for b in index.victims(0, 5 * MIB)] == ["0", "1", "2", "3", "4"]
+
+
+def test_a_spare_copy_takes_only_room_beyond_the_reserved_bytes_and_presses_nobody() -> None:
+    index = index_of(10 * MIB)
+    index.set_rules(0, TierRules(reserved_bytes=8 * MIB))
+    assert isinstance(index.reserve("a", Geometry(2 * MIB), is_spare=True), Reserved)
+    assert index.reserve("b", Geometry(1), is_spare=True) == Refused("reserved")
+    assert not index.is_pressed(0)
+    assert isinstance(index.reserve("c", Geometry(MIB)), Reserved)
+
+
+def test_another_policy_takes_over_what_is_here() -> None:
+    index = index_of(10 * MIB)
+    for name in "abc":
+        filled(index, name)
+    index.read("a")
+    index.set_policy(0, Fifo(), 1.0)
+    index.read("b")
+    assert [b.block_id for b in index.victims(0, 3 * MIB)] == ["b", "c", "a"]
+    index.validate()
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))

@@ -16,6 +16,7 @@ from forebay.testing import run
 from forebay.testing.ufs import MemoryUfs, ReadCall
 from forebay_worker.access import Asked
 from forebay_worker.index import State
+from forebay_worker.policies.rules import TierRules
 from forebay_worker.routing import ReadOptions
 from tests.unit.worker.kit import MIB, Kit, asked_for, content, kit, memory_dir
 
@@ -299,7 +300,7 @@ async def expect_stale(parts: Kit, asked: Asked) -> bool:
     return True
 
 
-def test_many_admissions_at_once_evict_no_more_than_they_need(mem: Path) -> None:
+def test_no_read_waits_for_an_eviction_and_one_pass_makes_room_for_the_next(mem: Path) -> None:
     async def main() -> None:
         async with kit(("MEM", mem, 16 * MIB)) as parts:
             for seed in range(16):
@@ -308,9 +309,14 @@ def test_many_admissions_at_once_evict_no_more_than_they_need(mem: Path) -> None
             fresh = [asked_for(parts.ufs.put(f"new {seed}", content(MIB, seed))) for seed in range(8)]
             await asyncio.gather(*(parts.read(one) for one in fresh))
             await settled(parts)
-            assert parts.metrics.evictions.value("mem") == 8
-            assert parts.metrics.refused.value("contended") == 0
+            assert parts.metrics.refused.value("full") == 8
             assert parts.sealed() == 16
+            await parts.store.make_room()
+            assert parts.metrics.evictions.value("mem", "lru", "room") == 2
+            assert parts.store.index.used(0) == 14 * MIB
+            await parts.read(fresh[0])
+            await settled(parts)
+            assert parts.store.index.get(fresh[0].block_id) is not None
 
     run(main())
 
@@ -368,10 +374,14 @@ def test_a_full_tier_evicts_what_was_read_longest_ago(mem: Path) -> None:
             for name in "abac":
                 assert await parts.read(asked[name]) == data[name]
                 await settled(parts)
+                await parts.store.make_room()
             assert parts.store.index.get(asked["a"].block_id) is not None
             assert parts.store.index.get(asked["b"].block_id) is None
+            assert len(files(mem, "blk")) == 1
+            assert await parts.read(asked["c"]) == data["c"]
+            await settled(parts)
             assert len(files(mem, "blk")) == 2
-            assert parts.metrics.evictions.value("mem") == 1
+            assert parts.metrics.evictions.value("mem", "lru", "room") == 1
 
     run(main())
 
@@ -504,18 +514,19 @@ def test_the_second_tier_is_used_when_the_first_is_full(mem: Path, tmp_path: Pat
     run(main())
 
 
-def test_background_eviction_waits_for_pressure_and_stops_at_the_low_watermark(mem: Path) -> None:
+def test_background_eviction_goes_from_the_high_watermark_to_the_low_one(mem: Path) -> None:
     async def main() -> None:
         async with kit(("MEM", mem, 10 * MIB)) as parts:
-            for seed in range(10):
+            parts.store.index.set_rules(0, TierRules(high=0.9, low=0.5))
+            for seed in range(9):
                 await parts.read(asked_for(parts.ufs.put(str(seed), content(MIB, seed))))
                 await settled(parts)
-            await parts.store.evict_to_watermark()
-            assert parts.store.index.used(0) == 10 * MIB
+            await parts.store.make_room()
+            assert parts.store.index.used(0) == 9 * MIB
             await parts.read(asked_for(parts.ufs.put("one more", content(MIB, 11))))
             await settled(parts)
-            await parts.store.evict_to_watermark()
-            assert parts.store.index.used(0) == 9 * MIB
+            await parts.store.make_room()
+            assert parts.store.index.used(0) == 5 * MIB
 
     run(main())
 

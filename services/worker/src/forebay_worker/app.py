@@ -35,6 +35,7 @@ from forebay_worker.mounts import MountBook
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.origins import Origins
 from forebay_worker.policies import POLICIES
+from forebay_worker.policies.rules import TierRules
 from forebay_worker.queue import FillQueue
 from forebay_worker.reads import Reads
 from forebay_worker.routing import Homes
@@ -47,11 +48,8 @@ from forebay_worker.settings import (
     resolve_tiers,
     space_at,
 )
-from forebay_worker.store import Store, Watermarks
+from forebay_worker.store import Store
 from forebay_worker.tiers import TierDirectory, TierSpec, boot_id, open_tier
-
-EVICT_PERIOD_S = 0.5
-"""How often the watermarks are looked at."""
 
 SERVING_PERIOD_S = 30.0
 """How often the serving weight goes to the registry; answers carry it all the time."""
@@ -122,13 +120,15 @@ class Worker:
         settings = self.settings
         policy = POLICIES[settings.policy]
         self.index = StoreIndex([(tier.spec.capacity_bytes, policy(tier.spec.capacity_bytes)) for tier in self.tiers])
+        rules = TierRules(settings.high_watermark, settings.low_watermark)
+        for number in range(len(self.tiers)):
+            self.index.set_rules(number, rules)
         self.store = Store(
             self.tiers,
             self.index,
             IoThreads(settings.io_threads),
             self.metrics,
             files_max=files_within_limit(settings.files_max),
-            watermarks=Watermarks(settings.high_watermark, settings.low_watermark),
         )
         self.queue = FillQueue(streams_max=settings.fill_streams)
         self.filler = Filler(
@@ -262,7 +262,7 @@ class Worker:
         self.spawner.spawn("open_under_stores", self.pool.run())
         await self.server.start(settings.host, settings.port, uds=settings.uds)
         self.spawner.spawn("join", self._join())
-        self.spawner.spawn("evict", self._evict())
+        self.spawner.spawn("evict", self.store.keep_room())
         await stop.wait()
 
     async def _join(self) -> None:
@@ -290,11 +290,6 @@ class Worker:
                 self.homes.see(seen, self.registry.history())
             newer = await self.registry.changed(seen.revision if seen else 0, MAP_WAIT_S)
             seen = newer or seen
-
-    async def _evict(self) -> None:
-        while True:
-            await asyncio.sleep(EVICT_PERIOD_S)
-            await self.store.evict_to_watermark()
 
     async def close(self) -> None:
         """Leaves the map first, so that nobody new asks; then running reads finish."""

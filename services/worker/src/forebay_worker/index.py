@@ -29,6 +29,7 @@ from weakref import WeakValueDictionary
 from forebay.contracts.records import EXTENT_SIZE
 from forebay_worker.extents import ExtentSet, Geometry
 from forebay_worker.policies import Policy
+from forebay_worker.policies.rules import Fill, TierRules, excess, has_room
 
 CHARGE_UNIT = 4096
 """Files occupy whole pages; a block is charged for them."""
@@ -157,17 +158,9 @@ class Reserved:
 
 
 @dataclass(frozen=True)
-class NeedsRoom:
-    """These must leave first (they are not yet marked); then ask again. None of them: what is leaving this tier
-    already will be enough."""
-
-    tier: int
-    victims: tuple[Block, ...]
-
-
-@dataclass(frozen=True)
 class Refused:
-    """Nothing can make room, or the block is just leaving: serve the read without caching. ``reason`` is a label."""
+    """The policy does not want it, there is no room now, or it is just leaving: serve the read without caching.
+    ``reason`` is a label."""
 
     reason: str
 
@@ -187,6 +180,9 @@ class _Tier:
     used: int = 0
     in_service: bool = True
     mounts: dict[str, Held] = field(default_factory=dict)
+    rules: TierRules = field(default_factory=TierRules)
+    asked: int = 0
+    """Bytes that found no room since the last pass of eviction."""
 
 
 class StoreIndex:
@@ -256,10 +252,13 @@ class StoreIndex:
     # -- admission
 
     def reserve(
-        self, block_id: str, geometry: Geometry, dataset: str = "", now_s: float = 0.0
-    ) -> Reserved | NeedsRoom | Refused:
-        """Capacity for a block that is not here: the first tier directory with room, else the last (the slowest) that
-        can make it, of those whose policy admits it. ``dataset`` is the mount that it is read through.
+        self, block_id: str, geometry: Geometry, dataset: str = "", now_s: float = 0.0, *, is_spare: bool = False
+    ) -> Reserved | Refused:
+        """Capacity for a block that is not here: the first tier directory whose policy admits it and that has room.
+        Without any, the last (the slowest) that would have it is asked to make room in the background.
+
+        ``dataset`` is the mount that it is read through. ``is_spare``: a copy that may only have room beyond the
+        reserved bytes, and for which nothing is evicted.
 
         Raises:
             ValueError: the block is here and not leaving.
@@ -270,45 +269,70 @@ class StoreIndex:
         if here is not None or block_id in self._ghosts:
             return Refused("leaving")
         charge = charge_of(geometry.length)
-        reason, able = "full", []
+        reason, pressed = "full", None
         for number, tier in enumerate(self._tiers):
             if not tier.in_service or charge > tier.capacity:
+                continue
+            if is_spare and not has_room(self._fill(number), charge, tier.rules, is_spare=True):
+                reason = "reserved"
                 continue
             admission = tier.policy.admit(block_id, charge, dataset, now_s)
             if not admission.is_admitted:
                 reason = admission.reason
-            elif charge <= tier.capacity - tier.used:
+            elif has_room(self._fill(number), charge, tier.rules):
+                tier.asked += admission.evict_bytes
                 block = Block(block_id, number, geometry.length, State.FILLING, extents=ExtentSet(geometry))
                 return Reserved(self._add(block, dataset, now_s))
             else:
-                able.append(number)
-        for number in reversed(able):
-            need = charge - (self._tiers[number].capacity - self._tiers[number].used) - self._leaving_bytes(number)
-            victims = self.victims(number, need, now_s)
-            if victims or need <= 0:
-                return NeedsRoom(number, victims)
-        return Refused("full" if able else reason)
+                pressed, reason = (tier, max(charge, admission.evict_bytes)), "full"
+        if pressed is not None:
+            pressed[0].asked = max(pressed[0].asked, pressed[1])
+        return Refused(reason)
+
+    def _fill(self, number: int) -> Fill:
+        tier = self._tiers[number]
+        return Fill(tier.capacity, tier.used, asked=tier.asked)
 
     def _leaving_bytes(self, tier: int) -> int:
         """What comes back without anybody's doing: leaving blocks that nobody reads any more."""
         return sum(block.charge for block in self._leaving if block.tier == tier and block.is_going)
 
+    def set_rules(self, tier: int, rules: TierRules) -> None:
+        """Watermarks and reserved bytes of a tier directory from now on."""
+        self._tiers[tier].rules = rules
+
+    def policy(self, tier: int) -> Policy:
+        """What decides in a tier directory."""
+        return self._tiers[tier].policy
+
+    def set_policy(self, tier: int, policy: Policy, now_s: float) -> None:
+        """Another policy takes over what is here."""
+        for resident in self._tiers[tier].policy:
+            policy.inserted(resident.block, resident.size, resident.dataset, now_s)
+        self._tiers[tier].policy = policy
+
+    def excess(self, tier: int) -> int:
+        """Bytes to evict in the background now; see ``policies.rules``. What was asked for counts once."""
+        held = self._tiers[tier]
+        fill = Fill(held.capacity, held.used, self._leaving_bytes(tier), held.asked)
+        held.asked = 0
+        return excess(fill, held.rules, keeps_full=held.policy.keeps_full)
+
+    def is_pressed(self, tier: int) -> bool:
+        """Whether a pass of eviction has something to do there."""
+        held = self._tiers[tier]
+        return held.asked > 0 or (not held.policy.keeps_full and held.used > held.capacity * held.rules.high)
+
     def victims(self, tier: int, need_bytes: int, now_s: float = 0.0) -> tuple[Block, ...]:
-        """Evictable blocks of one tier, in the policy's order, that together free ``need_bytes``; none if all of them
-        together do not."""
+        """Evictable blocks of one tier, in the policy's order, that together free ``need_bytes``, as far as there are
+        such."""
         names = self._tiers[tier].policy.victims(need_bytes, now_s, busy=self._is_busy)
-        chosen = tuple(block for name in names if (block := self.get(name)) is not None)
-        return chosen if sum(block.charge for block in chosen) >= need_bytes else ()
+        return tuple(block for name in names if (block := self.get(name)) is not None)
 
     def _is_busy(self, block_id: str) -> bool:
         found = self._blocks[block_id]
         block = found if isinstance(found, Block) else self._awake.get(block_id)
         return block is not None and not block.is_evictable
-
-    def excess(self, tier: int, *, high: float, low: float) -> int:
-        """Bytes to evict so that a tier above its high watermark (share of capacity) falls to the low one."""
-        held = self._tiers[tier]
-        return max(0, held.used - int(held.capacity * low)) if held.used > held.capacity * high else 0
 
     def restore(
         self,

@@ -20,7 +20,9 @@ class WorkerMetrics:
         self.joins = metrics.counter(
             "forebay_worker_fill_joins_total", "Extents that a read found already on their way (single-flight)"
         )
-        self.evictions = metrics.counter("forebay_worker_evictions_total", "Blocks evicted", ("tier",))
+        self.evictions = metrics.counter(
+            "forebay_worker_evictions_total", "Blocks evicted or freed, and why", ("tier", "policy", "cause")
+        )
         self.evicted_bytes = metrics.counter("forebay_worker_evicted_bytes_total", "Bytes of evicted blocks", ("tier",))
         self.refused = metrics.counter(
             "forebay_worker_admissions_refused_total", "Blocks served without being kept", ("reason",)

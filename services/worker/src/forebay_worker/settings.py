@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -16,7 +15,7 @@ from forebay.errors import ConfigError
 from forebay.runtime import MemberSettings, Size, parse_size
 from forebay.ufs import AllowedRoots
 from forebay_worker.index import CHARGE_UNIT
-from forebay_worker.policies import POLICIES
+from forebay_worker.policies import POLICIES, PolicyName
 from forebay_worker.tiers import TierSpec
 
 TIER_SETTING = "tier_dirs"
@@ -45,7 +44,7 @@ class WorkerSettings(MemberSettings):
     capacity_weight: float | None = Field(None, ge=0, le=1e15, description="share of blocks; default: capacity in GiB")
     passive_cache: bool = Field(False, description="keep copies of blocks that were read through their home")
     read_type: ReadType = Field("CACHE", description="CACHE, CACHE_PROMOTE or NO_CACHE, where a request says nothing")
-    policy: Literal["lru"] = Field("lru", description=f"what to evict: {', '.join(POLICIES)}")
+    policy: PolicyName = Field("hold", description=f"what to keep: {', '.join(POLICIES)}")
     high_watermark: float = Field(0.95, gt=0, le=1, description="share of a tier above which blocks are evicted")
     low_watermark: float = Field(0.90, gt=0, le=1, description="share of a tier down to which they are")
     fill_streams: int = Field(8, ge=1, le=256, description="requests to fill sources at the same time")

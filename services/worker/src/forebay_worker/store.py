@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,24 +16,15 @@ from functools import partial
 from forebay.runtime import logs
 from forebay_worker.extents import Geometry
 from forebay_worker.files import BlockFile, IoThreads, OpenFiles, TierFailed, translated
-from forebay_worker.index import Block, NeedsRoom, Refused, Reserved, State, StoreIndex
+from forebay_worker.index import Block, Reserved, State, StoreIndex
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.tiers import Scan, TierDirectory
 
-ADMIT_ATTEMPTS_MAX = 8
-"""Rounds of eviction for one admission: a victim may be read again at the last moment."""
+EVICT_PERIOD_S = 0.5
+"""How often the tiers are looked at without anybody pressing."""
 
 RETIRED_S = 30.0
 """How long a tier directory that erred takes no new blocks."""
-
-
-@dataclass(frozen=True)
-class Watermarks:
-    """Shares of a tier's capacity: above ``high`` and under pressure blocks are evicted in the background until
-    ``low``."""
-
-    high: float = 0.95
-    low: float = 0.90
 
 
 @dataclass
@@ -55,7 +47,6 @@ class Store:
         metrics: WorkerMetrics,
         *,
         files_max: int = 1024,
-        watermarks: Watermarks = Watermarks(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.index = index
@@ -63,11 +54,9 @@ class Store:
         self.tiers = tuple(tiers)
         self._metrics = metrics
         self._files = OpenFiles(files_max, self._let_go)
-        self._watermarks = watermarks
         self._clock = clock
         self._leaving: dict[str, _Leaving] = {}
-        self._is_pressed = False
-        self._admission = asyncio.Lock()
+        self._pressed = asyncio.Event()
         self._retired_until = [0.0] * len(self.tiers)
         self._log = logs.get("forebay_worker.store")
         self.on_evicted: Callable[[Block], BlockFile | None] = lambda block: None
@@ -109,73 +98,58 @@ class Store:
         """Tells the policy of a read or a touch; whether the block is here. ``dataset`` is the mount, if known."""
         return self.index.read(block_id, self._clock(), dataset)
 
-    async def admit(self, block_id: str, geometry: Geometry, dataset: str = "") -> Block | None:
-        """Reserves room for a block and evicts for it; the block that is here already if another came first; ``None``
-        if it cannot be kept."""
+    async def admit(
+        self, block_id: str, geometry: Geometry, dataset: str = "", *, is_spare: bool = False
+    ) -> Block | None:
+        """Reserves room for a block, without waiting for any to be made; the block that is here already if another
+        came first; ``None`` if it cannot be kept now. ``is_spare``: see ``StoreIndex.reserve``."""
         self._return_tiers()
-        if not self._admission.locked():
-            outcome = self.index.get(block_id) or self.index.reserve(block_id, geometry, dataset, self._clock())
-            if not isinstance(outcome, NeedsRoom | Refused):
-                return outcome if isinstance(outcome, Block) else outcome.block
-        async with self._admission:  # one at a time, in order: nobody takes the room that another made
-            return await self._admit(block_id, geometry, dataset)
-
-    async def _admit(self, block_id: str, geometry: Geometry, dataset: str) -> Block | None:
-        for _ in range(ADMIT_ATTEMPTS_MAX):
-            here = self.index.get(block_id)
-            if here is not None:
-                return here
-            outcome = self.index.reserve(block_id, geometry, dataset, self._clock())
-            if isinstance(outcome, Reserved):
-                return outcome.block
-            if isinstance(outcome, NeedsRoom):
-                await self._make_room(outcome)
-            elif not await self._has_left(block_id):
-                self._metrics.refused.add(1, outcome.reason)
-                return None
-        self._metrics.refused.add(1, "contended")
+        outcome = self.index.get(block_id)
+        if outcome is None and block_id in self._leaving:
+            await self._has_left(block_id)
+            outcome = self.index.get(block_id)
+        if outcome is not None:
+            return outcome
+        reserved = self.index.reserve(block_id, geometry, dataset, self._clock(), is_spare=is_spare)
+        if any(map(self.index.is_pressed, range(len(self.tiers)))):
+            self._pressed.set()
+        if isinstance(reserved, Reserved):
+            return reserved.block
+        self._metrics.refused.add(1, reserved.reason)
         return None
 
-    async def _make_room(self, need: NeedsRoom) -> None:
-        self._is_pressed = True
-        await self.evict(need.victims)
-        if not need.victims:
-            await self._one_gone(need.tier)
-
-    async def _has_left(self, block_id: str) -> bool:
+    async def _has_left(self, block_id: str) -> None:
         """Waits for a block whose file is being unlinked right now: its successor must not be asked for twice."""
-        leaving = self._leaving.get(block_id)
-        if leaving is None or not leaving.block.is_going:
-            return False
-        await leaving.gone.wait()
-        return True
+        leaving = self._leaving[block_id]
+        if leaving.block.is_going:
+            await leaving.gone.wait()
 
-    async def _one_gone(self, tier: int) -> None:
-        for leaving in self._leaving.values():
-            if leaving.block.tier == tier and leaving.block.is_going:
-                await leaving.gone.wait()
-                return
-
-    async def evict(self, victims: Iterable[Block]) -> None:
+    async def evict(self, victims: Iterable[Block], cause: str = "room") -> None:
         """Lets blocks go, those that are still evictable: all of them at once, so that others count on their room."""
         chosen = [(block, block.state is State.SEALED) for block in victims if block.is_evictable]
         for block, _ in chosen:
             self.detach(block)
-            self._metrics.evictions.add(1, self.label(block))
+            self._metrics.evictions.add(1, self.label(block), self.index.policy(block.tier).name, cause)
             self._metrics.evicted_bytes.add(block.length, self.label(block))
         removing = [self._unlink(block, sealed=sealed) for block, sealed in chosen]
         if removing:
             await asyncio.wait(removing)
 
-    async def evict_to_watermark(self) -> None:
-        """One pass of background eviction over all tiers, if an admission had to evict since the last one: as long as
-        what is read fits, nothing leaves."""
-        if not self._is_pressed:
-            return
-        self._is_pressed = False
+    async def make_room(self) -> None:
+        """One pass of background eviction over all tiers."""
         for number in range(len(self.tiers)):
-            excess = self.index.excess(number, high=self._watermarks.high, low=self._watermarks.low)
-            await self.evict(self.index.victims(number, excess, self._clock()) if excess else ())
+            excess = self.index.excess(number)
+            if excess:
+                await self.evict(self.index.victims(number, excess, self._clock()))
+
+    async def keep_room(self) -> None:
+        """Evicts in the background for ever: when an admission found too little room, and now and then."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EVICT_PERIOD_S):
+                    await self._pressed.wait()
+            self._pressed.clear()
+            await self.make_room()
 
     def detach(self, block: Block) -> None:
         """No read finds the block any more."""

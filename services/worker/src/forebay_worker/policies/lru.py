@@ -13,6 +13,7 @@ class Fifo:
     """Evicts what came first."""
 
     name = "fifo"
+    keeps_full = False
 
     def __init__(self, capacity_bytes: int = 0) -> None:
         self._slots = Slots()

@@ -39,6 +39,9 @@ class Policy(Protocol):
     """
 
     name: str
+    keeps_full: bool
+    """Whether it fills its tier to the last byte and says itself (``Admission.evict_bytes``) when something must go;
+    the others are kept between the watermarks."""
 
     def inserted(self, block: str, size: int, dataset: str, now_s: float) -> None:
         """The block takes room here from now on: its fill starts, or it was found at start (``dataset`` "")."""

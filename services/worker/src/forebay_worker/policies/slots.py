@@ -6,6 +6,7 @@ of facts; freed slots are used again.
 
 from __future__ import annotations
 
+import random
 from array import array
 from collections.abc import Iterator
 
@@ -96,6 +97,18 @@ class Slots:
     def resident(self, slot: int) -> Resident:
         """All facts of a slot that is taken."""
         return Resident(self.block(slot), self.size(slot), self._names[self._dataset[slot]])
+
+    def any(self, rng: random.Random) -> int | None:
+        """A slot at random, or ``None`` if the one drawn is free."""
+        if not self._blocks:
+            return None
+        slot = int(rng.random() * len(self._blocks))
+        return None if self._blocks[slot] is None else slot
+
+    @property
+    def used_bytes(self) -> int:
+        """Sizes of all blocks, in whole pages."""
+        return self.used_pages * UNIT
 
     @property
     def capacity(self) -> int:
