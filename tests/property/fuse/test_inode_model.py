@@ -37,7 +37,7 @@ class Kernel(RuleBasedStateMachine):
         """A LOOKUP or a READDIRPLUS entry."""
         known = self.held.get((path, version))
         try:
-            inode = self.table.look_up(path, entry(path, version), "m")
+            inode = self.table.look_up("/", entry(path, version), "m")
         except Overloaded:
             assert known is None
             assert len(self.held) == LIMIT - 1

@@ -9,7 +9,7 @@ import pytest
 from forebay.errors import PeerUnavailable
 from forebay.testing import run
 from forebay_fuse.directories import OpenDir, is_name
-from forebay_fuse.inodes import Inode
+from forebay_fuse.inodes import InodeTable
 from forebay_fuse.protocol import layout
 from forebay_fuse.protocol.layout import Op
 from tests.unit.fuse.doubles import ROOT, FakeClient, Kernel, names_in
@@ -140,7 +140,7 @@ def test_rewinding_shows_what_there_is_now() -> None:
 def test_a_directory_of_any_length_holds_two_pages() -> None:
     async def main() -> None:
         client = FakeClient(FILES, page=3)
-        directory = OpenDir(Inode(1, "/", ROOT, None, 1))
+        directory = OpenDir(InodeTable(ROOT, "/", None).root)
         for index in (0, 50, 94, 10, 93, 94):
             await directory.bring(client, index)
             found = directory.find(index)

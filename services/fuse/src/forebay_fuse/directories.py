@@ -43,23 +43,30 @@ class OpenDir:
     for each page but the newest; (3) ``count`` is known exactly when the last page was seen."""
 
     inode: Inode
+    path: str = field(init=False)
     starts: list[int] = field(default_factory=lambda: [0])
     tokens: list[str | None] = field(default_factory=lambda: [None])
     lasts: list[bytes] = field(default_factory=list)
     pages: dict[int, Page] = field(default_factory=dict)
     count: int | None = None
 
+    def __post_init__(self) -> None:
+        self.path = self.inode.path
+
     def restart(self) -> None:
         """Begins anew, as ``rewinddir`` wants it: the next page comes from the master."""
         self.starts, self.tokens, self.lasts, self.count = [0], [None], [], None
         self.pages.clear()
 
+    def page_at(self, index: int) -> Page | None:
+        """The page with the name at ``index`` (without the dots), if it is held."""
+        page = self.pages.get(self._page_of(index))
+        return None if page is None or index - page.start >= len(page.entries) else page
+
     def find(self, index: int) -> tuple[Page, Entry | None] | None:
         """The name at ``index`` (without the dots) and its page, if that is held."""
-        page = self.pages.get(self._page_of(index))
-        if page is None or index - page.start >= len(page.entries):
-            return None
-        return page, page.entries[index - page.start]
+        page = self.page_at(index)
+        return None if page is None else (page, page.entries[index - page.start])
 
     def ends_before(self, index: int) -> bool:
         """Whether there is surely no name at ``index``."""
@@ -75,7 +82,7 @@ class OpenDir:
 
     async def _fetch(self, client: Client, number: int) -> None:
         start, token = self.starts[number], self.tokens[number]
-        reply = await client.list_page(self.inode.path, token)
+        reply = await client.list_page(self.path, token)
         if number >= len(self.starts) or self.tokens[number] != token:
             return  # it was rewound meanwhile
         entries: tuple[Entry | None, ...] = tuple(entry for entry in reply.entries if is_name(entry.name))

@@ -20,6 +20,7 @@ from forebay_fuse.files import Files
 from forebay_fuse.handles import HandleTable
 from forebay_fuse.inodes import InodeTable
 from forebay_fuse.journal import InitRecord, Journal, Kept, NoJournal
+from forebay_fuse.listing import Listing
 from forebay_fuse.names import Names
 from forebay_fuse.opening import Opening
 from forebay_fuse.protocol import layout, replies, requests
@@ -70,7 +71,8 @@ class Gateway:
         self.waits = Waits(waits_max, on_cancelled=lambda unique: self._answers.fail(unique, errno.EINTR))
         self.negotiated: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._answers = Answers(telemetry.metrics)
-        names = Names(client, view, inodes, self.handles, self._answers)
+        names = Names(client, view, inodes, self._answers)
+        listing = Listing(client, view, inodes, names, self.handles, answers=self._answers)
         files = Files(view, names, self.handles, self._answers, metrics=telemetry.metrics)
         self.opening = opening = Opening(client, view, names, self.handles, self._answers, metrics=telemetry.metrics)
         self._backings: Backings | None = None
@@ -82,9 +84,9 @@ class Gateway:
             Op.OPEN: opening.open,
             Op.RELEASE: opening.release,
             Op.RELEASEDIR: opening.release,
-            Op.OPENDIR: names.opendir,
-            Op.READDIR: names.readdir,
-            Op.READDIRPLUS: names.readdir,
+            Op.OPENDIR: listing.opendir,
+            Op.READDIR: listing.readdir,
+            Op.READDIRPLUS: listing.readdir,
             Op.FORGET: names.forget,
             Op.BATCH_FORGET: names.forget,
             Op.STATFS: self._statfs,
@@ -97,8 +99,8 @@ class Gateway:
             Op.READ: files.fetch,
             Op.GETATTR: names.refresh,
             Op.LOOKUP: names.ask,
-            Op.READDIR: names.fetch,
-            Op.READDIRPLUS: names.fetch,
+            Op.READDIR: listing.fetch,
+            Op.READDIRPLUS: listing.fetch,
             Op.OPEN: opening.fetch,
         }
 

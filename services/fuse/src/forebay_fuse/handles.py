@@ -23,6 +23,7 @@ class OpenFile:
     inode: Inode
     make: Callable[[], Reader]
     mode: Mode
+    block_size: int
     made: Reader | None = None
     is_stale: bool = False
 
@@ -32,13 +33,6 @@ class OpenFile:
         if self.made is None:
             self.made = self.make()
         return self.made
-
-    @property
-    def block_size(self) -> int:
-        """Of this version."""
-        layout = self.inode.entry.layout
-        assert layout is not None
-        return layout.block_size
 
     def free(self) -> None:
         """Frees the reader."""

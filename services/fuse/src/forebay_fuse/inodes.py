@@ -1,36 +1,72 @@
-"""The inode table: a node id names (path, version), and lives as long as the kernel's lookups of it."""
+"""The inode table: a node id names (path, version), and lives as long as the kernel's lookups of it.
+
+An epoch looks up every file of a dataset, so an inode is small (some 400 bytes with its places in the tables): its
+entry is packed, its directory's path is one string for all that lie in it, and it stands in the index by its inode
+number. What the kernel forgets goes back to the system.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
+from typing import Generic, TypeVar
+
+from msgspec import Struct
 
 from forebay.contracts import Entry
+from forebay.contracts.packed import pack_entry, unpack_entry
 from forebay.errors import Overloaded
 from forebay_fuse.journal import InodeRecord, Journal, NoJournal
 from forebay_fuse.protocol.layout import ROOT_ID
 
 INODES_MAX = 1_000_000
-"""Some 1.2 KiB each."""
+SHRINK_LEAST = 10_000
+"""Tables that never had more entries than this are left as they are."""
+
+V = TypeVar("V")
 
 
-@dataclass(slots=True)
-class Inode:
-    """One version of one path. ``lookups`` is how many references the kernel holds; ``good_until_s`` (monotonic,
-    ``None``: for ever) how long what ``entry`` says of a directory may be told on."""
+class Inode(Struct, eq=False, gc=False):
+    """One version of one path (``gc=False``: it refers to no other). ``lookups`` is how many references the kernel
+    holds; ``good_until_s`` (monotonic, ``None``: for ever) how long what is said of a directory may be told on."""
 
     node_id: int
-    path: str
-    entry: Entry
+    directory: str
+    packed: bytes
+    is_dir: bool
     mount_id: str | None
     lookups: int = 0
     good_until_s: float | None = None
 
     @property
-    def is_dir(self) -> bool:
-        """Whether this is a directory."""
-        return self.entry.kind == "dir"
+    def entry(self) -> Entry:
+        """What the master said."""
+        return unpack_entry(self.packed)
+
+    @property
+    def path(self) -> str:
+        """Where it lies in the namespace."""
+        return child(self.directory, self.entry.name)
+
+    def tell(self, entry: Entry, mount_id: str | None, good_until_s: float | None) -> None:
+        """What the master says now, of the same version."""
+        self.packed, self.mount_id, self.good_until_s = pack_entry(entry), mount_id, good_until_s
+
+    def is_version(self, directory: str, entry: Entry) -> bool:
+        """Whether this is the inode of what ``entry`` says."""
+        own = self.entry
+        return self.directory == directory and own.name == entry.name and version_of(own) == version_of(entry)
+
+
+class Directory(Inode):
+    """A directory; its path is at hand, for the names in it share the string."""
+
+    whole: str = "/"
+
+    @property
+    def path(self) -> str:
+        """Where it lies in the namespace."""
+        return self.whole
 
 
 def version_of(entry: Entry) -> str:
@@ -38,11 +74,34 @@ def version_of(entry: Entry) -> str:
     return entry.layout.version_id if entry.layout is not None else ""
 
 
-class InodeTable:
-    """Inodes by node id and by (path, version).
+def child(directory: str, name: str) -> str:
+    """The path of ``name`` in ``directory``."""
+    return f"/{name}" if directory == "/" else f"{directory}/{name}"
 
-    Invariants: (1) both indices hold the same inodes, but the root only stands in the first; (2) every inode but the
-    root has at least one lookup; (3) node ids are never used twice; (4) never more than the limit.
+
+def parent_of(path: str) -> str:
+    """The directory that a path lies in."""
+    return path.rpartition("/")[0] or "/"
+
+
+class Shrinking(dict[int, V], Generic[V]):
+    """A dict that gives its memory back: one that was emptied keeps the table of its best days."""
+
+    peak = 0
+
+    def shrunk(self) -> Shrinking[V]:
+        """Itself, or a smaller copy if most of it is empty. To be called now and then after deletions."""
+        self.peak = max(self.peak, len(self))
+        if self.peak < SHRINK_LEAST or len(self) * 4 > self.peak:
+            return self
+        return Shrinking(self)
+
+
+class InodeTable:
+    """Inodes by node id, by inode number (several where versions of a name are known), directories by path as well.
+
+    Invariants: (1) all indices hold the same inodes, but the root stands in no index of numbers; (2) every inode but
+    the root has at least one lookup; (3) node ids are never used twice; (4) never more than the limit.
     """
 
     def __init__(
@@ -57,18 +116,24 @@ class InodeTable:
     ) -> None:
         self._limit = limit
         self._journal = journal or NoJournal()
-        self._by_id: dict[int, Inode] = {ROOT_ID: Inode(ROOT_ID, path, root, mount_id, 1, good_until_s)}
-        self._by_name: dict[tuple[str, str], Inode] = {}
+        self.root = Directory(ROOT_ID, parent_of(path), pack_entry(root), True, mount_id, 1, good_until_s, whole=path)
+        self._by_id: Shrinking[Inode] = Shrinking({ROOT_ID: self.root})
+        self._by_number: Shrinking[Inode | tuple[Inode, ...]] = Shrinking()
+        self._directories: dict[str, Inode] = {path: self.root}
         self._next = ROOT_ID + 1
         self._journal.inode(ROOT_ID, InodeRecord(path, root, mount_id, 1))
 
     def restore(self, records: Mapping[int, InodeRecord], node_max: int) -> None:
         """What an earlier gateway had told the kernel. How long directories are good for is not known any more."""
+        shared: dict[str, str] = {}
         for node_id, (path, entry, mount_id, lookups) in records.items():
-            inode = Inode(node_id, path, entry, mount_id, lookups, None if entry.layout else 0.0)
-            self._by_id[node_id] = inode
-            if node_id != ROOT_ID:
-                self._by_name[(path, version_of(entry))] = inode
+            if node_id == ROOT_ID:
+                self.root.tell(entry, mount_id, 0.0)
+                continue
+            directory = parent_of(path)
+            inode = self._add(node_id, shared.setdefault(directory, directory), entry, pack_entry(entry), mount_id)
+            inode.lookups = lookups
+            inode.good_until_s = 0.0 if inode.is_dir else None
         self._next = max(self._next, node_max + 1)
 
     def __len__(self) -> int:
@@ -85,32 +150,56 @@ class InodeTable:
 
     def find(self, path: str) -> Inode | None:
         """The directory at ``path``."""
-        root = self._by_id[ROOT_ID]
-        return root if path == root.path else self._by_name.get((path, ""))
+        return self._directories.get(path)
 
-    def look_up(self, path: str, entry: Entry, mount_id: str | None, *, good_until_s: float | None = None) -> Inode:
-        """The inode of this version, with one lookup more.
+    def look_up(
+        self, directory: str, entry: Entry, mount_id: str | None, *, good_until_s: float | None = None
+    ) -> Inode:
+        """The inode of this version of ``entry`` in ``directory``, with one lookup more.
 
         Raises:
             Overloaded: the table is full.
         """
-        key = (path, version_of(entry))
-        inode = self._by_name.get(key)
-        is_known = inode is not None and inode.entry == entry and inode.mount_id == mount_id
+        packed = pack_entry(entry)
+        inode = self._known(directory, entry, packed)
         if inode is None:
             if len(self._by_id) >= self._limit:
                 raise Overloaded("the kernel holds too many inodes", limit=self._limit)
-            inode = Inode(self._next, path, entry, mount_id)
+            inode = self._add(self._next, directory, entry, packed, mount_id)
             self._next += 1
-            self._by_id[inode.node_id] = self._by_name[key] = inode
+            is_told = False
         else:
-            inode.entry, inode.mount_id = entry, mount_id
-        inode.good_until_s = good_until_s
+            is_told = inode.packed == packed and inode.mount_id == mount_id
+            inode.packed, inode.mount_id = packed, mount_id
+        if inode.is_dir:
+            inode.good_until_s = good_until_s
         inode.lookups += 1
-        if is_known:
+        if is_told:
             self._journal.lookups(inode.node_id, inode.lookups)
         else:
-            self._journal.inode(inode.node_id, InodeRecord(path, entry, mount_id, inode.lookups))
+            record = InodeRecord(child(directory, entry.name), entry, mount_id, inode.lookups)
+            self._journal.inode(inode.node_id, record)
+        return inode
+
+    def _known(self, directory: str, entry: Entry, packed: bytes) -> Inode | None:
+        held = self._by_number.get(entry.inode)
+        if held is None:
+            return None
+        for inode in held if isinstance(held, tuple) else (held,):
+            if inode.packed == packed and inode.directory == directory:
+                return inode
+        return next((i for i in _all(held) if i.is_version(directory, entry)), None)
+
+    def _add(self, node_id: int, directory: str, entry: Entry, packed: bytes, mount_id: str | None) -> Inode:
+        if entry.kind == "dir":
+            path = child(directory, entry.name)
+            inode: Inode = Directory(node_id, directory, packed, True, mount_id, whole=path)
+            self._directories[path] = inode
+        else:
+            inode = Inode(node_id, directory, packed, False, mount_id)
+        self._by_id[node_id] = inode
+        held = self._by_number.get(entry.inode)
+        self._by_number[entry.inode] = inode if held is None else (*_all(held), inode)
         return inode
 
     def forget(self, node_id: int, lookups: int) -> None:
@@ -121,8 +210,22 @@ class InodeTable:
         inode.lookups -= lookups
         self._journal.lookups(node_id, max(0, inode.lookups))
         if inode.lookups <= 0:
-            del self._by_id[node_id]
-            del self._by_name[(inode.path, version_of(inode.entry))]
+            self._drop(inode)
+
+    def _drop(self, inode: Inode) -> None:
+        number = inode.entry.inode
+        del self._by_id[inode.node_id]
+        left = tuple(i for i in _all(self._by_number[number]) if i is not inode)
+        if not left:
+            del self._by_number[number]
+        else:
+            self._by_number[number] = left[0] if len(left) == 1 else left
+        if inode.is_dir and self._directories.get(inode.path) is inode:
+            del self._directories[inode.path]
+
+    def shrink(self) -> None:
+        """After many a `forget`: gives memory back."""
+        self._by_id, self._by_number = self._by_id.shrunk(), self._by_number.shrunk()
 
     def oldest(self, count: int) -> Iterator[Inode]:
         """Up to ``count`` files that the kernel has known longest; each is given once in a round."""
@@ -137,6 +240,12 @@ class InodeTable:
             assert inode.node_id == node_id
             if node_id != ROOT_ID:
                 assert inode.lookups > 0, inode
-                assert self._by_name[(inode.path, version_of(inode.entry))] is inode
-        assert len(self._by_name) == len(self._by_id) - 1
+                assert inode in _all(self._by_number[inode.entry.inode])
+            if inode.is_dir:
+                assert self._directories[inode.path] is inode
+        assert sum(len(_all(held)) for held in self._by_number.values()) == len(self._by_id) - 1
         assert len(self._by_id) <= self._limit
+
+
+def _all(held: Inode | tuple[Inode, ...]) -> tuple[Inode, ...]:
+    return held if isinstance(held, tuple) else (held,)

@@ -52,7 +52,7 @@ class Opening:
             backing_id = self.passing.register(layout)
             if not backing_id and self._is_worth_fetching(layout):
                 return False
-        self._answer(request, inode, backing_id, None if backing_id else self._reader(inode))
+        self._answer(request, inode, layout, backing_id, None)
         return True
 
     def _wanted(self, request: Request) -> tuple[Inode, Layout]:
@@ -77,7 +77,7 @@ class Opening:
         )
 
     def _reader(self, inode: Inode) -> Reader:
-        layout, mount_id = inode.entry.layout, inode.mount_id
+        layout, mount_id = inode.entry.layout, inode.mount_id  # kept packed: most handles need no reader
         assert layout is not None
         assert mount_id is not None
         return self._client.open_layout(mount_id, layout, inode.path)
@@ -89,7 +89,7 @@ class Opening:
         try:
             await self._bring(inode, reader)
             backing_id = await self._sealed(inode, layout)
-            self._answer(request, inode, backing_id, reader)
+            self._answer(request, inode, layout, backing_id, reader)
         except BaseException:
             reader.free()
             raise
@@ -119,7 +119,7 @@ class Opening:
             await asyncio.sleep(SEAL_POLL_S)
         return 0
 
-    def _answer(self, request: Request, inode: Inode, backing_id: int, reader: Reader | None) -> None:
+    def _answer(self, request: Request, inode: Inode, layout: Layout, backing_id: int, reader: Reader | None) -> None:
         """Without an await since ``backing_id`` was made: it must not be a second one of its inode."""
         view, node_id = self._view, inode.node_id
         if self._handles.full:  # it was not when we began
@@ -134,7 +134,10 @@ class Opening:
         if state.mode is Mode.PASSTHROUGH and reader is not None:
             reader.free()  # the kernel reads the file; a READ (of `posix_fadvise`) makes another
             reader = None
-        handle = self._handles.add(OpenFile(inode, lambda: self._reader(inode), state.mode, reader), state.backing_id)
+        elif reader is None and state.mode is not Mode.PASSTHROUGH:
+            reader = self._reader(inode)
+        file = OpenFile(inode, partial(self._reader, inode), state.mode, layout.block_size, reader)
+        handle = self._handles.add(file, state.backing_id)
         body = replies.open_out(handle, view.open_flags(state.mode), state.backing_id)
         if self._answers.ok(request.unique, body):
             self._opens.add(1, state.mode.value)
@@ -150,8 +153,10 @@ class Opening:
                 continue
             if mode == "dir":
                 handles[number] = OpenDir(inode)
-            else:
-                handles[number] = OpenFile(inode, partial(self._reader, inode), Mode(mode))
+            elif (layout := inode.entry.layout) is not None:
+                handles[number] = OpenFile(inode, partial(self._reader, inode), Mode(mode), layout.block_size)
+                if backing_id and self.modes.get(node) is None:
+                    self.passing.restore(backing_id, layout)
                 self.modes.open(node, Mode(mode), backing_id)
         self._handles.restore(handles, kept.fh_max)
 

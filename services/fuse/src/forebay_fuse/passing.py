@@ -79,6 +79,13 @@ class Passing:
         self._blocks[backing_id] = block
         return backing_id
 
+    def restore(self, backing_id: int, layout: Layout) -> None:
+        """A backing file that an earlier gateway registered: its block, if it is still there, counts as open."""
+        block = self._client.open_block(layout)
+        if block is not None:
+            block.detach()
+            self._blocks[backing_id] = block
+
     def _no(self, error: OSError) -> None:
         self._refused.add(1, errno.errorcode.get(error.errno or 0, str(error.errno)))
         if error.errno in HOPELESS:

@@ -43,8 +43,10 @@ class FuseSettings(ServiceSettings):
     short_circuit_dirs: tuple[Path, ...] = Field((), description="tier directories of workers on this host; repeatable")
     readahead: Size = Field(16 << 20, ge=0, description="bytes fetched ahead of one sequential reader")
     readahead_budget: Size = Field(256 << 20, ge=0, description="bytes of readahead of all files together")
-    metadata_cache_entries: int = Field(100_000, ge=1, description="names kept in the gateway")
-    metadata_cache_s: float = Field(60.0, ge=0, description="seconds names are kept in the gateway")
+    metadata_cache_entries: int = Field(20_000, ge=1, description="names kept in the gateway")
+    metadata_cache_s: float = Field(
+        10.0, ge=0, description="seconds names are kept in the gateway; the kernel keeps them longer"
+    )
     read_deadline: float = Field(30.0, gt=0, description="seconds after which a read fails with ETIMEDOUT")
     registry_timeout: float = Field(60.0, gt=0, description="seconds to wait for the registry at start")
     keeper: Path | None = Field(

@@ -71,7 +71,11 @@ class View:
 
     def attr_s(self, entry: Entry, valid_s: float | None) -> float:
         """How long attributes may be kept: a file's belong to its version and never change, a directory's may."""
-        return _least(self.attr_timeout_s, valid_s) if entry.kind == "dir" else self.attr_timeout_s
+        return self.attr_s_of(entry.kind, valid_s)
+
+    def attr_s_of(self, kind: str, valid_s: float | None) -> float:
+        """As `attr_s`, for what is ``dir`` or ``file``."""
+        return _least(self.attr_timeout_s, valid_s) if kind == "dir" else self.attr_timeout_s
 
     def negative_s(self, valid_s: object) -> float:
         """How long may be kept that a name is not there. A master that says nothing means: not at all."""

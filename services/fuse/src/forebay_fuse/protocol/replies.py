@@ -7,7 +7,9 @@ from typing import NamedTuple
 from forebay_fuse.protocol import layout as l  # one letter, for it stands on every line
 
 NS = 1_000_000_000
+ENTRY_BYTES = l.ENTRY_OUT.size
 _U64 = (1 << 64) - 1
+_PADS = tuple(bytes(-n % 8) for n in range(8))
 DIR_TYPE, FILE_TYPE = 4, 8  # DT_DIR, DT_REG
 
 
@@ -49,16 +51,34 @@ def _split(seconds: float) -> tuple[int, int]:
     return whole, int((seconds - whole) * NS)
 
 
+class Timeouts(NamedTuple):
+    """How long a name and its attributes may be kept: seconds of each, then the nanoseconds beyond."""
+
+    entry_s: int
+    attr_s: int
+    entry_ns: int
+    attr_ns: int
+
+
+def timeouts(entry_s: float, attr_s: float) -> Timeouts:
+    """Of times in seconds."""
+    (es, en), (at, an) = _split(entry_s), _split(attr_s)
+    return Timeouts(es, at, en, an)
+
+
 def entry(node_id: int, a: Attributes, *, entry_s: float, attr_s: float) -> bytes:
     """``struct fuse_entry_out``."""
-    (es, en), (at, an) = _split(entry_s), _split(attr_s)
+    return entry_out(node_id, a, timeouts(entry_s, attr_s))
+
+
+def entry_out(node_id: int, a: Attributes, times: Timeouts) -> bytes:
+    """``struct fuse_entry_out``."""
     # Seconds floor, so that a time before 1970 keeps its nanoseconds positive; the kernel reads them unsigned.
     number, size, mtime_ns, mode, uid, gid = a
     s, ns = divmod(mtime_ns, NS)
     s &= _U64
-    blocks = (size + 511) >> 9
     return l.ENTRY_OUT.pack(
-        node_id, 0, es, at, en, an, number, size, blocks, s, s, s, ns, ns, ns, mode, 1, uid, gid, 0, 4096, 0
+        node_id, 0, *times, number, size, (size + 511) >> 9, s, s, s, ns, ns, ns, mode, 1, uid, gid, 0, 4096, 0
     )
 
 
@@ -79,10 +99,14 @@ def open_out(handle: int, flags: int, backing_id: int = 0) -> bytes:
     return l.OPEN_OUT.pack(handle, flags, backing_id)
 
 
+def dirent_bytes(name: bytes) -> int:
+    """Length of a `dirent`."""
+    return (l.DIRENT.size + len(name) + 7) & ~7
+
+
 def dirent(inode: int, offset: int, name: bytes, kind: int) -> bytes:
     """``struct fuse_dirent``; ``offset`` is where the next read of the directory goes on."""
-    data = l.DIRENT.pack(inode, offset, len(name), kind) + name
-    return data + bytes(-len(data) % 8)
+    return l.DIRENT.pack(inode, offset, len(name), kind) + name + _PADS[len(name) & 7]
 
 
 def statfs(*, blocks: int, block_size: int, files: int, name_max: int) -> bytes:
