@@ -64,7 +64,7 @@ def certificates() -> Certificates:
 
 @asynccontextmanager
 async def tls_server(context: ssl.SSLContext) -> AsyncIterator[HttpServer]:
-    server = HttpServer(application(Seen()), quiet(), ssl_context=context)
+    server = HttpServer(application(Seen()), quiet(), tls=context)
     await server.start("127.0.0.1", 0)
     try:
         yield server
@@ -75,7 +75,7 @@ async def tls_server(context: ssl.SSLContext) -> AsyncIterator[HttpServer]:
 def test_tls_agrees_on_http_2_with_us_and_on_http_1_with_others(certificates: Certificates) -> None:
     async def main() -> None:
         async with tls_server(certificates.server()) as server:
-            client = HttpClient(quiet(), ssl_context=certificates.client())
+            client = HttpClient(quiet(), tls=certificates.client())
             buffer = bytearray(5_000_000)
             reply = await client.read_into(server.address, "/bytes/5000000", memoryview(buffer), deadline=soon())
             assert reply.length == 5_000_000
@@ -95,7 +95,7 @@ def test_tls_agrees_on_http_2_with_us_and_on_http_1_with_others(certificates: Ce
 def test_borrowed_memory_is_free_after_the_barrier_over_tls_too(certificates: Certificates) -> None:
     async def main() -> None:
         async with tls_server(certificates.server()) as server:
-            client = HttpClient(None, ssl_context=certificates.client())
+            client = HttpClient(None, tls=certificates.client())
             buffer = bytearray(8 << 20)
             await client.read_into(server.address, "/reused", memoryview(buffer), deadline=soon())
             assert [buffer[n << 20] for n in range(8)] == list(range(8))
@@ -108,9 +108,9 @@ def test_borrowed_memory_is_free_after_the_barrier_over_tls_too(certificates: Ce
 def test_both_sides_may_ask_for_certificates(certificates: Certificates) -> None:
     async def main() -> None:
         async with tls_server(certificates.server(asks_client=True)) as server:
-            known = HttpClient(None, ssl_context=certificates.client(shows_cert=True))
+            known = HttpClient(None, tls=certificates.client(shows_cert=True))
             assert (await known.fetch(server.address, "GET", "/", deadline=soon())).status == 200
-            unknown = HttpClient(None, ssl_context=certificates.client())
+            unknown = HttpClient(None, tls=certificates.client())
             with pytest.raises(ForebayError):
                 await unknown.fetch(server.address, "GET", "/", deadline=soon())
             await known.close()
@@ -122,7 +122,7 @@ def test_both_sides_may_ask_for_certificates(certificates: Certificates) -> None
 def test_a_certificate_of_somebody_else_is_refused(certificates: Certificates) -> None:
     async def main() -> None:
         async with tls_server(certificates.server()) as server:
-            client = HttpClient(None, ssl_context=ssl.create_default_context())
+            client = HttpClient(None, tls=ssl.create_default_context())
             with pytest.raises(PeerMisbehaved, match="TLS failed"):
                 await client.fetch(server.address, "GET", "/", deadline=soon())
             plain = HttpClient(None)
@@ -140,7 +140,7 @@ def test_a_tls_server_without_http_2_is_named_as_such(certificates: Certificates
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=certificates.server())
         await site.start()
-        client = HttpClient(None, ssl_context=certificates.client())
+        client = HttpClient(None, tls=certificates.client())
         with pytest.raises(PeerMisbehaved, match="does not speak HTTP/2 over TLS"):
             await client.fetch(f"127.0.0.1:{runner.addresses[0][1]}", "GET", "/", deadline=soon())
         await client.close()
@@ -154,9 +154,9 @@ def test_128_streams_at_once_all_end(is_tls: bool, certificates: Certificates) -
     """A load of this shape once hung in a prototype: hence the watchdog, and the many rounds."""
 
     async def main() -> None:
-        server = HttpServer(application(Seen()), quiet(), ssl_context=certificates.server() if is_tls else None)
+        server = HttpServer(application(Seen()), quiet(), tls=certificates.server() if is_tls else None)
         await server.start("127.0.0.1", 0)
-        client = HttpClient(quiet(), ssl_context=certificates.client() if is_tls else None)
+        client = HttpClient(quiet(), tls=certificates.client() if is_tls else None)
         rng = random.Random(7)
 
         async def worker(number: int) -> None:

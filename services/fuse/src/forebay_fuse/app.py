@@ -18,7 +18,7 @@ import forebay_fuse
 from forebay.client import Client, ClientOptions
 from forebay.contracts import WIRE_VERSION, LookupReply, StatusReply
 from forebay.errors import ConfigError, ForebayError, NotFound, PeerError
-from forebay.runtime import Deadline, check_exposure, logs, stop_event
+from forebay.runtime import Deadline, check_exposure, logs, read_tls, stop_event
 from forebay.telemetry import Telemetry, setup
 from forebay.transport import HttpServer
 from forebay.transport.app import ServiceInfo, make_app
@@ -103,8 +103,9 @@ class Service:
         )
         self.client = Client(client_options(settings, self.member_id), self.telemetry)
         info = ServiceInfo("forebay-fuse", self.member_id, forebay_fuse.__version__, self.started_at_s)
-        app = make_app(info, self.telemetry, status=self.status, waiting_for=self.waiting_for)
-        self.server = HttpServer(app, self.telemetry)
+        tls = read_tls(settings)
+        app = make_app(info, self.telemetry, status=self.status, waiting_for=self.waiting_for, tls=tls)
+        self.server = HttpServer(app, self.telemetry, tls=tls)
         self.session: mounting.Session | None = None
         self.gateway: Gateway | None = None
         self.device: Device | None = None

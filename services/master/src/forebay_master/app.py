@@ -6,7 +6,6 @@ import asyncio
 import os
 import secrets
 import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -42,9 +41,10 @@ from forebay.runtime import (
     logs,
     read_admin_token,
     read_key_ring,
+    read_tls,
     stop_event,
 )
-from forebay.runtime.tls import client_context, server_context
+from forebay.runtime.tls import TlsFiles
 from forebay.telemetry import Telemetry, setup
 from forebay.transport import HttpClient, HttpServer
 from forebay.transport.app import ServiceInfo, make_app
@@ -86,8 +86,7 @@ class Prepared:
     roots: AllowedRoots
     ring: KeyRing
     admin_token: str | None
-    server_tls: ssl.SSLContext | None
-    client_tls: ssl.SSLContext | None
+    tls: TlsFiles | None
     database: Database
 
 
@@ -101,8 +100,7 @@ def prepare(settings: MasterSettings) -> Prepared:
     parse_registry_url(settings.registry)
     requests, roots = tuple(mount_requests(settings)), AllowedRoots.parse(settings.ufs_roots)
     token = read_admin_token(settings)
-    tls = {"cert": settings.tls_cert, "key": settings.tls_key, "ca": settings.tls_ca}
-    server_tls, client_tls = server_context(**tls), client_context(**tls)
+    tls = read_tls(settings)
     directory = state_directory(settings)
     database = Database.open(directory)
     try:
@@ -110,7 +108,7 @@ def prepare(settings: MasterSettings) -> Prepared:
     except BaseException:
         database.close_now()
         raise
-    return Prepared(settings, requests, roots, ring, token, server_tls, client_tls, database)
+    return Prepared(settings, requests, roots, ring, token, tls, database)
 
 
 def with_key_file(settings: MasterSettings, directory: Path) -> MasterSettings:
@@ -190,7 +188,7 @@ class Master:
 
     def _build_registry(self) -> None:
         settings = self.settings
-        self.client = HttpClient(self.telemetry, ssl_context=self.prepared.client_tls)
+        self.client = HttpClient(self.telemetry, tls=self.prepared.tls)
         self.hub: EmbeddedHub | None = None
         if parse_registry_url(settings.registry).kind == "zookeeper":
             self.registry: Registry = open_registry(
@@ -226,13 +224,12 @@ class Master:
             status=self.status.reply,
             waiting_for=self.waiting_for,
             admin_token=prepared.admin_token,
+            tls=prepared.tls,
         )
         MasterRoutes(self.catalog, self.mounts, self.tickets, lambda: self._is_open).add_to(app)
         if self.hub is not None:
             add_registry_routes(app, self.hub, keys=prepared.ring)
-        self.server = HttpServer(
-            app, self.telemetry, ssl_context=prepared.server_tls, drain_timeout_s=self.settings.drain_timeout_s
-        )
+        self.server = HttpServer(app, self.telemetry, tls=prepared.tls, drain_timeout_s=self.settings.drain_timeout_s)
 
     async def _open_ufs(self, uri: UfsUri, options: UfsOptions) -> Ufs:
         return await open_ufs(uri, options, telemetry=self.telemetry)

@@ -10,7 +10,7 @@ from aiohttp import web
 from forebay.contracts import ListRequest, LookupRequest, MountRequest, TicketRequest
 from forebay.discovery.routes import parse_wait
 from forebay.errors import NotReady
-from forebay.transport.app import read_record, record_response, require_admin
+from forebay.transport.app import read_record, record_response, require_admin, require_role
 from forebay_master.catalog import Catalog
 from forebay_master.mounts import Mounts
 from forebay_master.ticketing import TicketOffice
@@ -55,6 +55,7 @@ class MasterRoutes:
 
     async def show_mounts(self, request: web.Request) -> web.Response:
         """``GET /v1/mounts[?after=REVISION&wait_s=SECONDS]``: with ``after`` it waits until the revision is another."""
+        require_role(request, "worker", "master", "admin")  # it names endpoints and credential profiles
         after, wait_s = parse_wait(request.query.get("after"), request.query.get("wait_s"))
         self._check_open()
         if after is None:

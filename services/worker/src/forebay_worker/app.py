@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-import ssl
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,9 +16,9 @@ from forebay.contracts import WIRE_VERSION, ClusterMap, Member, StatusReply, Tie
 from forebay.contracts.tickets import KeyRing
 from forebay.discovery import Registry, master_addresses, open_registry, parse_registry_url
 from forebay.errors import Detail, PeerUnavailable
-from forebay.runtime import Deadline, Supervisor, check_exposure, logs, read_key_ring, stop_event
+from forebay.runtime import Deadline, Supervisor, check_exposure, logs, read_key_ring, read_tls, stop_event
 from forebay.runtime.cgroup import memory_limit_bytes
-from forebay.runtime.tls import client_context, server_context
+from forebay.runtime.tls import TlsFiles
 from forebay.telemetry import Telemetry, setup
 from forebay.transport import HttpClient, HttpServer
 from forebay.transport.app import ServiceInfo, make_app
@@ -77,8 +76,7 @@ class Secrets:
     """What is read from files before anything is opened."""
 
     ring: KeyRing
-    server_tls: ssl.SSLContext | None
-    client_tls: ssl.SSLContext | None
+    tls: TlsFiles | None
 
 
 class Worker:
@@ -101,7 +99,7 @@ class Worker:
         )
         self.ring = secrets.ring
         self.metrics = WorkerMetrics(self.telemetry.metrics)
-        self.client = HttpClient(self.telemetry, ssl_context=secrets.client_tls)
+        self.client = HttpClient(self.telemetry, tls=secrets.tls)
         self.registry: Registry = open_registry(
             settings.registry,
             cluster_id=settings.cluster_id,
@@ -114,7 +112,7 @@ class Worker:
         state_dir = settings.state_dir or self.tiers[0].spec.path
         self.watch = MountWatch(self.book, self.client, self.masters, state_dir, self.pool)
         self._build_store()
-        self._build_app(secrets.server_tls)
+        self._build_app(secrets.tls)
 
     def _build_store(self) -> None:
         settings = self.settings
@@ -136,7 +134,7 @@ class Worker:
         )
         self.reads = Reads(self.store, self.filler, self.metrics, passive=settings.passive_cache)
 
-    def _build_app(self, tls: ssl.SSLContext | None) -> None:
+    def _build_app(self, tls: TlsFiles | None) -> None:
         settings = self.settings
         self.homes = Homes(self.member_id, time.monotonic)
         entrance = Entrance(
@@ -154,9 +152,9 @@ class Worker:
             HandlerOptions(settings.read_type, settings.reads_max),
         )
         info = ServiceInfo("forebay-worker", self.member_id, forebay_worker.__version__, self.started_at_s)
-        app = make_app(info, self.telemetry, status=self.status, waiting_for=self.waiting_for)
+        app = make_app(info, self.telemetry, status=self.status, waiting_for=self.waiting_for, tls=tls)
         self.routes.add_to(app)
-        self.server = HttpServer(app, self.telemetry, ssl_context=tls, drain_timeout_s=settings.drain_timeout_s)
+        self.server = HttpServer(app, self.telemetry, tls=tls, drain_timeout_s=settings.drain_timeout_s)
         self._observe()
 
     def _observe(self) -> None:
@@ -346,8 +344,7 @@ async def serve(settings: WorkerSettings) -> int:
 @asynccontextmanager
 async def running(settings: WorkerSettings, specs: Sequence[TierSpec]) -> AsyncIterator[Worker]:
     """A worker with its tasks and directories, to be ``run`` inside. What a failed start made is removed."""
-    tls = {"cert": settings.tls_cert, "key": settings.tls_key, "ca": settings.tls_ca}
-    secrets = Secrets(read_key_ring(settings), server_context(**tls), client_context(**tls))
+    secrets = Secrets(read_key_ring(settings), read_tls(settings))
     tiers = open_tiers(specs)
     async with AsyncExitStack() as last:
         last.callback(_give_back, tiers)

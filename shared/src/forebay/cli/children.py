@@ -12,6 +12,7 @@ import ctypes
 import http.client
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -31,13 +32,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """``python -m module args`` under ``name``, serving HTTP on ``port`` of loopback, or anything on ``socket``."""
+    """``python -m module args`` under ``name``, serving HTTP (with ``tls``, HTTPS) on ``port`` of loopback, or anything on
+    ``socket``."""
 
     name: str
     module: str
     args: tuple[str, ...]
     port: int
     socket: Path | None = None
+    tls: ssl.SSLContext | None = None
 
 
 class Child:
@@ -80,7 +83,7 @@ class Child:
 
     def is_ready(self) -> bool:
         """Whether ``/readyz`` answers 200, or the socket is there."""
-        return probe(self.spec.port) == 200 if self.spec.socket is None else self.spec.socket.is_socket()
+        return probe(self.spec.port, self.spec.tls) == 200 if self.spec.socket is None else self.spec.socket.is_socket()
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal if it runs."""
@@ -128,9 +131,15 @@ def _die_with_parent() -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def get(port: int, path: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> tuple[int, bytes] | None:
-    """Status and body of a plain GET on loopback; ``None`` when nothing answers."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+def get(
+    port: int, path: str, *, timeout_s: float = PROBE_TIMEOUT_S, tls: ssl.SSLContext | None = None
+) -> tuple[int, bytes] | None:
+    """Status and body of a GET on loopback; ``None`` when nothing answers."""
+    connection = (
+        http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
+        if tls is None
+        else http.client.HTTPSConnection("127.0.0.1", port, timeout=timeout_s, context=tls)
+    )
     try:
         connection.request("GET", path)
         reply = connection.getresponse()
@@ -141,9 +150,9 @@ def get(port: int, path: str, *, timeout_s: float = PROBE_TIMEOUT_S) -> tuple[in
         connection.close()
 
 
-def probe(port: int) -> int | None:
+def probe(port: int, tls: ssl.SSLContext | None = None) -> int | None:
     """Status of ``/readyz``; ``None`` when nothing answers."""
-    reply = get(port, "/readyz")
+    reply = get(port, "/readyz", tls=tls)
     return reply[0] if reply is not None else None
 
 

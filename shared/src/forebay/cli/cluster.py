@@ -12,6 +12,7 @@ import os
 import secrets
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ from types import TracebackType
 from forebay.cli.children import Child, ChildSpec, wait_ready
 from forebay.cli.folders import OwnedFolder, sweep
 from forebay.errors import ConfigError, NotReady
+from forebay.runtime.tls import client_context
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
@@ -36,6 +38,8 @@ class ClusterSpec:
     ``mounts`` are the master's ``PATH=URI`` settings and ``ufs_roots`` what every service may touch; ``mount_dirs`` get
     a gateway each, and with ``keeper`` a keeper, so that the mount outlives its gateway; ``extra`` has further flags by
     service name (``master``, ``worker``, ``gateway``); ``environ`` is added to the services' environment.
+    ``tls_dir`` has ``ca.pem`` and, key and chain in one file each, ``master.pem``, ``worker.pem``, ``gateway.pem`` and
+    ``admin.pem`` (ours, to look whether they are ready).
     """
 
     mounts: tuple[str, ...]
@@ -49,6 +53,26 @@ class ClusterSpec:
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
     port: int = 0
+    tls_dir: Path | None = None
+
+    @property
+    def scheme(self) -> str:
+        """Of the services' addresses."""
+        return "http" if self.tls_dir is None else "https"
+
+    def tls_flags(self, service: str) -> tuple[str, ...]:
+        """The certificate settings of a service."""
+        if self.tls_dir is None:
+            return ()
+        own = str(self.tls_dir / f"{service}.pem")
+        return ("--tls-cert", own, "--tls-key", own, "--tls-ca", str(self.tls_dir / "ca.pem"))
+
+    def looking(self) -> ssl.SSLContext | None:
+        """For a look at a service from here."""
+        if self.tls_dir is None:
+            return None
+        own = self.tls_dir / "admin.pem"
+        return client_context(cert=own, key=own, ca=self.tls_dir / "ca.pem")
 
 
 @dataclass(frozen=True)
@@ -79,17 +103,19 @@ class Places:
 
 
 def child_specs(spec: ClusterSpec, places: Places) -> list[ChildSpec]:
-    """All processes with their settings, in the order in which they are shown. Pure."""
+    """All processes with their settings, in the order in which they are shown."""
     ports = iter(places.ports)
     master_port = next(ports)
     embedded = spec.registry == "embedded"
-    registry = f"http://127.0.0.1:{master_port}" if embedded else spec.registry
+    registry = f"{spec.scheme}://127.0.0.1:{master_port}" if embedded else spec.registry
     common = _flags("--registry", [registry]) + _flags("--cluster-key-file", [str(places.key_file)])
     roots = _flags("--ufs-roots", spec.ufs_roots)
+    tls = spec.looking()
 
     def child(service: str, name: str, port: int, *args: str) -> ChildSpec:
-        own = ("--host", "127.0.0.1", "--port", str(port), "--member-id", name, *args, *spec.extra.get(service, ()))
-        return ChildSpec(name, _MODULES[service], common + own, port)
+        own = ("--host", "127.0.0.1", "--port", str(port), "--member-id", name, *args)
+        more = (*spec.tls_flags(service), *spec.extra.get(service, ()))
+        return ChildSpec(name, _MODULES[service], common + own + more, port, tls)
 
     mounts = _flags("--mount", spec.mounts)
     children = [child(MASTER, MASTER, master_port, *roots, *mounts, "--state-dir", str(places.folder / MASTER))]
@@ -134,7 +160,9 @@ class LocalCluster:
     @property
     def registry(self) -> str:
         """The registry setting for clients."""
-        return f"http://{self.address(MASTER)}" if self.spec.registry == "embedded" else self.spec.registry
+        return (
+            f"{self.spec.scheme}://{self.address(MASTER)}" if self.spec.registry == "embedded" else self.spec.registry
+        )
 
     def address(self, name: str) -> str:
         """``host:port`` of a process."""

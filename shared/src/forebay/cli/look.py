@@ -6,6 +6,8 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from forebay.client import ClientOptions, SyncClient
@@ -15,15 +17,34 @@ from forebay.errors import InvalidRequest
 PIECE_BYTES = 8 << 20
 
 
+@dataclass(frozen=True)
+class Where:
+    """Which cluster, and how to reach it. The files are for clusters with TLS."""
+
+    registry: str
+    cluster_id: str = "forebay"
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+
 @contextlib.contextmanager
-def _client(registry: str) -> Iterator[SyncClient]:
-    with SyncClient(ClientOptions(registry=registry, client_id=f"cli-{os.getpid()}-{secrets.token_hex(3)}")) as client:
+def _client(where: Where) -> Iterator[SyncClient]:
+    options = ClientOptions(
+        registry=where.registry,
+        client_id=f"cli-{os.getpid()}-{secrets.token_hex(3)}",
+        cluster_id=where.cluster_id,
+        tls_ca=where.tls_ca,
+        tls_cert=where.tls_cert,
+        tls_key=where.tls_key,
+    )
+    with SyncClient(options) as client:
         yield client
 
 
-def list_directory(registry: str, path: str, out: TextIO) -> None:
+def list_directory(where: Where, path: str, out: TextIO) -> None:
     """A line per entry: size (directories: ``-``) and name, directories with a slash."""
-    with _client(registry) as client:
+    with _client(where) as client:
         if client.lookup(path).entry.kind != "dir":
             raise InvalidRequest(f"{path} is no directory")
         for entry in client.list(path):
@@ -31,15 +52,15 @@ def list_directory(registry: str, path: str, out: TextIO) -> None:
             out.write(f"{'-' if is_dir else entry.size:>14}  {entry.name}{'/' if is_dir else ''}\n")
 
 
-def show_entry(registry: str, path: str, out: TextIO) -> None:
+def show_entry(where: Where, path: str, out: TextIO) -> None:
     """The lookup's reply as it travels."""
-    with _client(registry) as client:
+    with _client(where) as client:
         out.write(encode(client.lookup(path)).decode() + "\n")
 
 
-def copy_file(registry: str, path: str, out: BinaryIO) -> None:
+def copy_file(where: Where, path: str, out: BinaryIO) -> None:
     """All bytes of a file, in order."""
-    with _client(registry) as client, client.open(path) as reader:
+    with _client(where) as client, client.open(path) as reader:
         buffer = bytearray(PIECE_BYTES)
         view, at = memoryview(buffer), 0
         while n := reader.read_into(at, view):
@@ -47,9 +68,9 @@ def copy_file(registry: str, path: str, out: BinaryIO) -> None:
             at += n
 
 
-def show_members(registry: str, out: TextIO) -> None:
+def show_members(where: Where, out: TextIO) -> None:
     """The members of the map as they announced themselves."""
-    with _client(registry) as client:
+    with _client(where) as client:
         found = client.cluster_map()
         for member in found.members if found else ():
             out.write(encode(member).decode() + "\n")

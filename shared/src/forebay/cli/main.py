@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,7 @@ from rich.table import Table
 
 from forebay.cli import look, up
 from forebay.cli.cluster import ClusterSpec, LocalCluster, memory_folder
+from forebay.cli.look import Where
 from forebay.cli.sources import SourceOptions, mount_setting, root_setting
 from forebay.errors import ConfigError, ForebayError
 from forebay.runtime import logs, parse_size
@@ -51,11 +53,25 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
+    cluster_id: Annotated[str, typer.Option(envvar="FOREBAY_CLUSTER_ID", help="name of the cluster")] = "forebay",
+    tls_ca: Annotated[
+        Path | None, typer.Option(envvar="FOREBAY_TLS_CA", help="authorities of a cluster with TLS (PEM)")
+    ] = None,
+    tls_cert: Annotated[
+        Path | None, typer.Option(envvar="FOREBAY_TLS_CERT", help="our certificate, where callers show one (PEM)")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(envvar="FOREBAY_TLS_KEY", help="its private key (PEM)")] = None,
     _version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = (
         False
     ),
 ) -> None:
-    pass
+    context.obj = Where("", cluster_id, tls_ca, tls_cert, tls_key)
+
+
+def _where(context: typer.Context, registry: str) -> Where:
+    found: Where = context.obj
+    return replace(found, registry=registry)
 
 
 @app.command(name="up")
@@ -154,31 +170,33 @@ def _errors(console: Console) -> Iterator[None]:
 
 
 @app.command()
-def ls(path: Annotated[str, typer.Argument()] = "/", registry: Registry = REGISTRY_DEFAULT) -> None:
+def ls(
+    context: typer.Context, path: Annotated[str, typer.Argument()] = "/", registry: Registry = REGISTRY_DEFAULT
+) -> None:
     """List a directory of the namespace: size and name."""
     with _errors(Console(stderr=True)):
-        look.list_directory(registry, path, sys.stdout)
+        look.list_directory(_where(context, registry), path, sys.stdout)
 
 
 @app.command()
-def stat(path: str, registry: Registry = REGISTRY_DEFAULT) -> None:
+def stat(context: typer.Context, path: str, registry: Registry = REGISTRY_DEFAULT) -> None:
     """Attributes and layout of a path, as JSON."""
     with _errors(Console(stderr=True)):
-        look.show_entry(registry, path, sys.stdout)
+        look.show_entry(_where(context, registry), path, sys.stdout)
 
 
 @app.command()
-def cat(path: str, registry: Registry = REGISTRY_DEFAULT) -> None:
+def cat(context: typer.Context, path: str, registry: Registry = REGISTRY_DEFAULT) -> None:
     """Write a file's bytes to standard output."""
     with _errors(Console(stderr=True)):
-        look.copy_file(registry, path, sys.stdout.buffer)
+        look.copy_file(_where(context, registry), path, sys.stdout.buffer)
 
 
 @app.command()
-def status(registry: Registry = REGISTRY_DEFAULT) -> None:
+def status(context: typer.Context, registry: Registry = REGISTRY_DEFAULT) -> None:
     """The members of the cluster map, as JSON lines."""
     with _errors(Console(stderr=True)):
-        look.show_members(registry, sys.stdout)
+        look.show_members(_where(context, registry), sys.stdout)
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ from forebay.contracts.members import master_addresses
 from forebay.discovery import Registry, open_registry
 from forebay.errors import ForebayError, InvalidRequest, NotFound
 from forebay.runtime import Deadline, logs
-from forebay.runtime.tls import client_context
+from forebay.runtime.tls import tls_files
 from forebay.telemetry import Telemetry
 from forebay.transport import HttpClient
 
@@ -61,7 +61,7 @@ class Client:
         self._tasks = Tasks(lambda name, error: self._log.error("task failed", task=name, error=repr(error)))
         self._http = HttpClient(
             telemetry,
-            ssl_context=client_context(cert=options.tls_cert, key=options.tls_key, ca=options.tls_ca),
+            tls=tls_files(cert=options.tls_cert, key=options.tls_key, ca=options.tls_ca, cluster_id=options.cluster_id),
             connect_timeout_s=options.connect_timeout_s,
             data_connections=options.data_connections,
         )

@@ -73,14 +73,14 @@ def open_registry(
 ) -> Registry:
     """The registry that ``url`` names; ``start`` it, and ``close`` it in the end.
 
-    ``client`` carries the embedded registry's calls; for ``https://`` it must have been given its TLS context.
+    ``client`` carries the embedded registry's calls; ``https://`` and its TLS go together.
 
     ``keys``: the cluster's ring, needed to announce a member where the master has one (the embedded registry then
     takes announcements from holders of the cluster key only). ZooKeeper knows no keys of ours: who reaches it can
     announce, so keep it on the cluster's own network.
 
     Raises:
-        ConfigError: ``url`` names no registry.
+        ConfigError: ``url`` names no registry, or one that ``client`` cannot speak to.
     """
     parsed = parse_registry_url(url)
     if parsed.kind == "zookeeper":
@@ -89,6 +89,11 @@ def open_registry(
         return ZooKeeperRegistry(
             parsed.hosts, parsed.chroot, cluster_id=cluster_id, telemetry=telemetry, options=options
         )
+    if parsed.tls != client.encrypts:
+        how = (
+            "needs tls_ca (and tls_cert, where callers show certificates)" if parsed.tls else "and TLS: want https://…"
+        )
+        raise ConfigError(SETTING, f"{url} {how}")
     door = HttpDoor(client, parsed.hosts[0], cluster_id=cluster_id, keys=keys)
     return EmbeddedRegistry(door, cluster_id=cluster_id, telemetry=telemetry, options=options)
 

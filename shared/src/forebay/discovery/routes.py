@@ -15,13 +15,14 @@ from forebay.contracts.tickets import KeyRing
 from forebay.discovery.doors import ANNOUNCE_PATH, CLUSTER_PATH, PROOF_HEADER, WITHDRAW_PATH, check_proof
 from forebay.discovery.hub import EmbeddedHub
 from forebay.errors import InvalidRequest
-from forebay.transport.app import read_record, record_response
+from forebay.transport.app import read_record, record_response, require_role
 
 WAIT_MAX_S = 60.0
 
 
 def add_registry_routes(app: web.Application, hub: EmbeddedHub, *, keys: KeyRing | None = None) -> None:
-    """Adds the three routes. With ``keys`` only holders of the cluster key change who is a member."""
+    """Adds the three routes. With ``keys`` only holders of the cluster key change who is a member, under mutual TLS
+    only masters and workers, each as what its certificate names."""
     routes = _Routes(hub, keys)
     app.router.add_post(ANNOUNCE_PATH, routes.announce)
     app.router.add_post(WITHDRAW_PATH, routes.withdraw)
@@ -35,11 +36,13 @@ class _Routes:
 
     async def announce(self, request: web.Request) -> web.Response:
         record = await read_record(request, AnnounceRequest)
+        require_role(request, record.member.role)
         self._check(request, record.member.member_id)
         return record_response(await self._hub.announce(record, self._hub.clock()))
 
     async def withdraw(self, request: web.Request) -> web.Response:
         record = await read_record(request, WithdrawRequest)
+        require_role(request, "master", "worker")
         self._check(request, record.member_id)
         return record_response(await self._hub.withdraw(record, self._hub.clock()))
 

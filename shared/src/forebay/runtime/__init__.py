@@ -11,6 +11,7 @@ from forebay.runtime.config import (
     parse_size,
     read_admin_token,
     read_key_ring,
+    read_tls,
 )
 from forebay.runtime.deadline import Deadline
 from forebay.runtime.supervisor import Supervisor, run, stop_event
@@ -28,6 +29,7 @@ __all__ = [
     "parse_size",
     "read_admin_token",
     "read_key_ring",
+    "read_tls",
     "run",
     "stop_event",
 ]

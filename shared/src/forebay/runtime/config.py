@@ -29,6 +29,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from forebay.contracts.tickets import KeyRing, parse_key_file
 from forebay.errors import ConfigError
 from forebay.runtime import logs
+from forebay.runtime.tls import TlsFiles, tls_files
 
 COMMON_PREFIX = "FOREBAY_"
 SERVICE_PREFIXES = ("FOREBAY_MASTER_", "FOREBAY_WORKER_", "FOREBAY_FUSE_", "FOREBAY_CLI_")
@@ -238,6 +239,15 @@ def read_key_ring(settings: ServiceSettings) -> KeyRing:
     for _, secret in ring.keys:
         logs.hide(secret.hex())
     return ring
+
+
+def read_tls(settings: ServiceSettings) -> TlsFiles | None:
+    """The certificate files, read now and again when they change; ``None`` where none is set.
+
+    Raises:
+        ConfigError: one cannot be read or is not what it should be.
+    """
+    return tls_files(cert=settings.tls_cert, key=settings.tls_key, ca=settings.tls_ca, cluster_id=settings.cluster_id)
 
 
 def read_admin_token(settings: ServiceSettings) -> str | None:

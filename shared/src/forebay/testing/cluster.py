@@ -106,7 +106,8 @@ class Cluster:
 
     def http(self, name: str, path: str) -> bytes:
         """A GET that must succeed."""
-        reply = get(self.local.children[name].spec.port, path, timeout_s=HTTP_TIMEOUT_S)
+        spec = self.local.children[name].spec
+        reply = get(spec.port, path, timeout_s=HTTP_TIMEOUT_S, tls=spec.tls)
         if reply is None or reply[0] != 200:
             raise RuntimeError(f"{name}{path}: {reply}\n{self.log(name)}")
         return reply[1]

@@ -25,6 +25,7 @@ from forebay.errors import (
     UnsupportedWireVersion,
 )
 from forebay.runtime import Deadline, logs
+from forebay.runtime.tls import TlsFiles
 from forebay.telemetry import current_context
 from forebay.transport.client import DEADLINE_HEADER
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 R = TypeVar("R", bound=Record)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+ADMIN_ROLES = ("admin", "master")
 BODY_TIMEOUT_S = 30.0
 DEADLINE_MAX_S = 3600.0
 _WIRE_TEXT = str(WIRE_VERSION)
@@ -52,6 +54,7 @@ class ServiceInfo:
 INFO = web.AppKey("forebay_info", ServiceInfo)
 TELEMETRY: web.AppKey[Telemetry] = web.AppKey("forebay_telemetry")
 ADMIN_TOKEN: web.AppKey[str | None] = web.AppKey("forebay_admin_token")
+TLS: web.AppKey[TlsFiles | None] = web.AppKey("forebay_tls")
 STATUS: web.AppKey[Callable[[], StatusReply]] = web.AppKey("forebay_status")
 WAITING_FOR: web.AppKey[Callable[[], tuple[str, ...]]] = web.AppKey("forebay_waiting_for")
 
@@ -64,17 +67,20 @@ def make_app(
     waiting_for: Callable[[], tuple[str, ...]],
     body_max_bytes: int = 1 << 20,
     admin_token: str | None = None,
+    tls: TlsFiles | None = None,
 ) -> web.Application:
     """An application with ``/healthz``, ``/readyz``, ``/metrics``, ``/v1/status`` and the rules that all routes obey.
 
     ``waiting_for`` names what is missing until the service is ready (empty: ready). A `ForebayError` from a handler
     becomes its `ErrorReply`; any other exception is logged and becomes ``internal`` without its text. A request with
-    the header ``forebay-deadline-ms`` is bounded by it; one of another wire version is refused, naming both.
+    the header ``forebay-deadline-ms`` is bounded by it; one of another wire version is refused, naming both. ``tls``
+    are the listener's files, by which `require_role` and `require_admin` read callers' certificates.
     """
     app = web.Application(middlewares=[_guard], client_max_size=body_max_bytes)
     app[INFO] = info
     app[TELEMETRY] = telemetry
     app[ADMIN_TOKEN] = admin_token
+    app[TLS] = tls
     app[STATUS] = status
     app[WAITING_FOR] = waiting_for
     app.on_response_prepare.append(_add_wire_version)
@@ -109,21 +115,45 @@ def record_response(record: Record, *, status: int = 200, headers: Mapping[str, 
 
 
 def require_admin(request: web.Request) -> None:
-    """Lets administrators pass: by the bearer token if one is configured, else over loopback or a Unix socket only.
+    """Lets administrators pass: by the bearer token if one is configured, else by a certificate (below), or over
+    loopback or a Unix socket only. Under mutual TLS the certificate must be an ``admin``'s or a ``master``'s as well.
 
     Raises:
         Unauthenticated: no token, or the wrong one.
-        PermissionDenied: no token is configured and the request came over the network.
+        PermissionDenied: no token is configured and the request came over the network, or by the certificate of
+            another role.
     """
+    require_role(request, *ADMIN_ROLES)
     token = request.config_dict[ADMIN_TOKEN]
     if token is None:
-        if not _is_local(request):
+        if caller_roles(request) is None and not _is_local(request):
             raise PermissionDenied("no admin token is configured: changes are taken over loopback or Unix socket only")
         return
     kind, _, given = request.headers.get("authorization", "").partition(" ")
     given_bytes = given.strip().encode("utf-8", "surrogateescape")
     if kind.lower() != "bearer" or not hmac.compare_digest(given_bytes, token.encode()):
         raise Unauthenticated("this needs the admin token (authorization: Bearer …)", reason="admin_token")
+
+
+def require_role(request: web.Request, *roles: str) -> None:
+    """Under mutual TLS: lets those pass whose certificate names one of ``roles``. Otherwise everybody: other proofs
+    decide then.
+
+    Raises:
+        PermissionDenied: the certificate names others.
+    """
+    held = caller_roles(request)
+    if held is not None and held.isdisjoint(roles):
+        wanted, shown = " or ".join(roles), ", ".join(sorted(held))
+        raise PermissionDenied(f"this takes the certificate of a {wanted}; yours is a {shown}'s", reason="role")
+
+
+def caller_roles(request: web.Request) -> frozenset[str] | None:
+    """What the caller's certificate names; ``None`` without mutual TLS, and over the Unix socket."""
+    tls = request.config_dict.get(TLS)
+    if tls is None or not tls.is_mutual or request.get_extra_info("ssl_object") is None:
+        return None
+    return tls.roles(request.get_extra_info("peercert"))
 
 
 def error_response(error: ForebayError, *, status: int | None = None) -> web.Response:
@@ -246,4 +276,5 @@ __all__ = [
     "read_record",
     "record_response",
     "require_admin",
+    "require_role",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -25,7 +24,7 @@ from forebay.transport.fields import Field
 from forebay.transport.heads import ReplyHead
 from forebay.transport.limits import Limits
 from forebay.transport.observe import ClientObserver, Unobserved
-from forebay.transport.pool import Dialer, Lane, Peer
+from forebay.transport.pool import Dialer, Lane, Peer, Tls
 
 if TYPE_CHECKING:
     from forebay.runtime import Deadline
@@ -60,7 +59,8 @@ class DataReply:
 class HttpClient:
     """Talks to peers named ``host:port`` or ``unix:/path``. One event loop; `close` before the loop ends.
 
-    ``telemetry`` may be ``None`` in benches. The TLS context gets our ALPN name.
+    ``telemetry`` may be ``None`` in benches. With ``tls`` every TCP connection is encrypted; a context gets our ALPN
+    name, `TlsFiles` are looked at for each connection.
     """
 
     def __init__(
@@ -68,16 +68,21 @@ class HttpClient:
         telemetry: Telemetry | None,
         *,
         limits: Limits | None = None,
-        ssl_context: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
         connect_timeout_s: float = 2.0,
         data_connections: int = 1,
     ) -> None:
         self.limits = limits or Limits()
-        self._dialer = Dialer(self.limits, ssl_context, connect_timeout_s)
+        self._dialer = Dialer(self.limits, tls, connect_timeout_s)
         self._observer = ClientObserver(telemetry) if telemetry else None
         self._data_connections = data_connections
         self._peers: dict[str, Peer] = {}
         self._ticker: asyncio.TimerHandle | None = None
+
+    @property
+    def encrypts(self) -> bool:
+        """Whether TCP peers are spoken to by TLS."""
+        return self._dialer.scheme("") == "https"
 
     async def call(
         self,
@@ -175,7 +180,7 @@ class HttpClient:
         authority = "localhost" if peer.startswith("unix:") else peer
         fields: list[Field] = [
             (":method", method),
-            (":scheme", self._dialer.scheme),
+            (":scheme", self._dialer.scheme(peer)),
             (":authority", authority),
             (":path", path),
             _WIRE,

@@ -12,31 +12,35 @@ import ssl
 from collections.abc import Callable
 
 from forebay.errors import CallerError, ForebayError, InvalidRequest, PeerMisbehaved, PeerUnavailable
+from forebay.runtime.tls import TlsFiles
 from forebay.transport.channel import ClientConnection
 from forebay.transport.fields import FieldEncoder, Memo
 from forebay.transport.gate import Gate
 from forebay.transport.heads import ReplyHead
 from forebay.transport.limits import Limits
 
+ALPN = ("h2",)
+Tls = ssl.SSLContext | TlsFiles
+"""One context for good, or files that may change."""
+
 
 class Dialer:
     """Opens connections for all peers of one client and knows those that are open."""
 
-    def __init__(self, limits: Limits, ssl_context: ssl.SSLContext | None, connect_timeout_s: float) -> None:
+    def __init__(self, limits: Limits, tls: Tls | None, connect_timeout_s: float) -> None:
         self.limits = limits
         self.connections: set[ClientConnection] = set()
         self.is_closed = False
-        self._ssl = ssl_context
+        self._tls = tls
         self._connect_timeout_s = connect_timeout_s
         self._encoder = FieldEncoder()
         self._memo: Memo[ReplyHead] = Memo()
-        if ssl_context is not None:
-            ssl_context.set_alpn_protocols(["h2"])
+        if isinstance(tls, ssl.SSLContext):
+            tls.set_alpn_protocols(list(ALPN))
 
-    @property
-    def scheme(self) -> str:
-        """For the ``:scheme`` field."""
-        return "https" if self._ssl else "http"
+    def scheme(self, peer: str) -> str:
+        """For the ``:scheme`` field. A Unix socket is never encrypted: who may open it is its directory's business."""
+        return "https" if self._tls is not None and not peer.startswith("unix:") else "http"
 
     async def dial(
         self, peer: str, windows: tuple[int, int], on_change: Callable[[ClientConnection], None]
@@ -67,7 +71,7 @@ class Dialer:
             raise PeerUnavailable(f"{peer} did not answer in {self._connect_timeout_s} s", peer=peer) from e
         except OSError as e:
             raise PeerUnavailable(f"{peer} cannot be reached: {e.strerror or e}", peer=peer) from e
-        self._check_alpn(connection)
+        self._check_tls(connection)
         if self.is_closed:
             connection.abort(PeerUnavailable("the client is closed"))
         if connection.transport is not None:
@@ -77,23 +81,27 @@ class Dialer:
     async def _open(self, peer: str, make: Callable[[], ClientConnection]) -> ClientConnection:
         loop = asyncio.get_running_loop()
         if peer.startswith("unix:"):
-            name = "localhost" if self._ssl else None
-            _, made = await loop.create_unix_connection(make, peer[5:], ssl=self._ssl, server_hostname=name)
+            _, made = await loop.create_unix_connection(make, peer[5:])
             return made
         host, port = split_peer(peer)
-        _, made = await loop.create_connection(
-            make, host, port, ssl=self._ssl, server_hostname=host if self._ssl else None
-        )
+        context = self._tls.client(ALPN) if isinstance(self._tls, TlsFiles) else self._tls
+        name = host if context is not None else None
+        _, made = await loop.create_connection(make, host, port, ssl=context, server_hostname=name)
         return made
 
-    def _check_alpn(self, connection: ClientConnection) -> None:
-        if self._ssl is None or connection.transport is None:
+    def _check_tls(self, connection: ClientConnection) -> None:
+        peer, transport = connection.peer, connection.transport
+        if transport is None or self.scheme(peer) == "http":
             return
-        tls = connection.transport.get_extra_info("ssl_object")
-        if tls is None or tls.selected_alpn_protocol() != "h2":
-            error = PeerMisbehaved(f"{connection.peer} does not speak HTTP/2 over TLS", peer=connection.peer)
+        try:
+            tls = transport.get_extra_info("ssl_object")
+            if tls is None or tls.selected_alpn_protocol() != "h2":
+                raise PeerMisbehaved(f"{peer} does not speak HTTP/2 over TLS", peer=peer)
+            if isinstance(self._tls, TlsFiles):
+                self._tls.check_server(peer, transport.get_extra_info("peercert"))
+        except PeerMisbehaved as error:
             connection.abort(error)
-            raise error
+            raise
 
 
 def split_peer(peer: str) -> tuple[str, int]:

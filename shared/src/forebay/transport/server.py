@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from forebay.errors import ConfigError
+from forebay.runtime.tls import TlsFiles
 from forebay.transport.adapter import ServerConnection, Shared
 from forebay.transport.connection import TICK_S
 from forebay.transport.limits import Limits
 from forebay.transport.observe import ServerObserver
+from forebay.transport.pool import Tls
 from forebay.transport.sniff import Sniffer
 
 if TYPE_CHECKING:
@@ -28,7 +30,11 @@ HTTP_1_KEEPALIVE_S = 75.0
 
 
 class HttpServer:
-    """Serves ``app`` until `close`. ``telemetry`` may be ``None`` in benches. The TLS context gets our ALPN names."""
+    """Serves ``app`` until `close`. ``telemetry`` may be ``None`` in benches.
+
+    With ``tls`` the TCP listener is encrypted; a context gets our ALPN names, `TlsFiles` are looked at in every
+    handshake. The Unix socket never is: who may open it is its directory's business.
+    """
 
     def __init__(
         self,
@@ -36,11 +42,13 @@ class HttpServer:
         telemetry: Telemetry | None,
         *,
         limits: Limits | None = None,
-        ssl_context: ssl.SSLContext | None = None,
+        tls: Tls | None = None,
         drain_timeout_s: float = 10.0,
     ) -> None:
         self.limits = limits or Limits()
-        self._ssl = ssl_context
+        self._ssl = tls.server(ALPN) if isinstance(tls, TlsFiles) else tls
+        if isinstance(tls, ssl.SSLContext):
+            tls.set_alpn_protocols(list(ALPN))
         self._drain_timeout_s = drain_timeout_s
         self._observer = ServerObserver(telemetry) if telemetry else None
         self._runner = web.AppRunner(
@@ -78,8 +86,6 @@ class HttpServer:
         await self._runner.setup()
         try:
             self._shared = self._share(self._runner.server)
-            if self._ssl is not None:
-                self._ssl.set_alpn_protocols(list(ALPN))
             listener = await self._listen_tcp(loop, host, port, reuse_port)
             self._listeners.append(listener)
             self._address = _address_of(listener, host)
@@ -128,7 +134,7 @@ class HttpServer:
     async def _listen_uds(self, loop: asyncio.AbstractEventLoop, path: Path) -> asyncio.Server:
         try:
             _claim_socket(path)
-            return await loop.create_unix_server(self._sniffer, str(path), ssl=self._ssl, backlog=1024)
+            return await loop.create_unix_server(self._sniffer, str(path), backlog=1024)
         except OSError as e:
             raise ConfigError("uds", f"{path} cannot be listened on: {os.strerror(e.errno or 0)}") from e
 
