@@ -32,8 +32,8 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class ChildSpec:
-    """``python -m module args`` under ``name``, serving HTTP (with ``tls``, HTTPS) on ``port`` of loopback, or anything on
-    ``socket``."""
+    """``python -m module args`` under ``name``, serving HTTP (with ``tls``, HTTPS) on ``port`` of loopback, or anything
+    on ``socket``."""
 
     name: str
     module: str

@@ -115,7 +115,7 @@ def child_specs(spec: ClusterSpec, places: Places) -> list[ChildSpec]:
     def child(service: str, name: str, port: int, *args: str) -> ChildSpec:
         own = ("--host", "127.0.0.1", "--port", str(port), "--member-id", name, *args)
         more = (*spec.tls_flags(service), *spec.extra.get(service, ()))
-        return ChildSpec(name, _MODULES[service], common + own + more, port, tls)
+        return ChildSpec(name, _MODULES[service], common + own + more, port, tls=tls)
 
     mounts = _flags("--mount", spec.mounts)
     children = [child(MASTER, MASTER, master_port, *roots, *mounts, "--state-dir", str(places.folder / MASTER))]
