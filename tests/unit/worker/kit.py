@@ -19,6 +19,7 @@ from forebay.telemetry import Metrics
 from forebay.testing.ufs import MemoryUfs
 from forebay.ufs import Ufs, UfsFile, UfsUri
 from forebay_worker.access import Asked, derive
+from forebay_worker.directory import TierSpec
 from forebay_worker.files import IoThreads
 from forebay_worker.fill import Filler
 from forebay_worker.index import State, StoreIndex
@@ -30,7 +31,7 @@ from forebay_worker.reads import Read, Reads
 from forebay_worker.routing import ReadOptions
 from forebay_worker.sources import BlockSource, UfsSource, closing
 from forebay_worker.store import Store
-from forebay_worker.tiers import TierSpec, boot_id, open_tier
+from forebay_worker.tiers import boot_id, open_tier
 
 MIB = 1 << 20
 URI = UfsUri.parse("file:///data")

@@ -9,6 +9,7 @@ import pytest
 
 from forebay.errors import ConfigError
 from forebay.ufs import AllowedRoots
+from forebay_worker.directory import TierSpec
 from forebay_worker.settings import (
     Space,
     TierText,
@@ -18,7 +19,6 @@ from forebay_worker.settings import (
     parse_tier,
     resolve_tiers,
 )
-from forebay_worker.tiers import TierSpec
 
 GIB = 1 << 30
 

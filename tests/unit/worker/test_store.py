@@ -466,21 +466,25 @@ def test_a_sealed_file_that_vanished_is_a_miss(mem: Path) -> None:
     run(main())
 
 
-def test_sealed_blocks_are_warm_after_a_restart_and_torn_ones_are_gone(mem: Path) -> None:
+def test_after_a_restart_sealed_blocks_are_warm_and_half_filled_ones_go_on(mem: Path) -> None:
     async def main() -> None:
         ufs = MemoryUfs()
-        data = content(5 * MIB)
-        whole, torn = asked_for(ufs.put("a", data)), asked_for(ufs.put("b", content(12 * MIB)))
+        data = content(12 * MIB, 1)
+        whole, torn = asked_for(ufs.put("a", content(5 * MIB))), asked_for(ufs.put("b", data))
         async with kit(("MEM", mem, 64 * MIB), ufs=ufs) as parts:
             await parts.read(whole)
             await parts.read(torn, 5 * MIB, 6 * MIB)
             await settled(parts)
-        assert len(files(mem, "part")) == 1
         calls = len(ufs.calls)
         async with kit(("MEM", mem, 64 * MIB), ufs=ufs) as parts:
-            assert files(mem, "part") == []
-            assert await parts.read(whole) == data
+            assert await parts.read(whole) == content(5 * MIB)
+            assert await parts.read(torn, 4 * MIB, 8 * MIB) == data[4 * MIB : 8 * MIB]
             assert len(ufs.calls) == calls
+            assert await parts.read(torn) == data
+            await settled(parts)
+            assert [call.start for call in ufs.calls[calls:]] == [0, 8 * MIB]
+            assert parts.sealed() == 2
+            assert files(mem, "part") == []
 
     run(main())
 

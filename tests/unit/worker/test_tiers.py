@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from forebay.errors import ConfigError
-from forebay_worker.tiers import SYNC_MIN_BYTES, TierDirectory, TierSpec, open_tier
+from forebay_worker.directory import TierDirectory, TierSpec
+from forebay_worker.recovery import prepare
+from forebay_worker.tiers import open_tier, undo
 
-A, B, C = "aa" + "0" * 30, "ab" + "0" * 30, "ac" + "0" * 30
+A = "aa" + "0" * 30
 SETTING = "tier_dirs"
 MOUNTS = """\
 22 1 254:0 / / rw,relatime - ext4 /dev/root rw
@@ -19,22 +21,18 @@ MOUNTS = """\
 
 
 def opened(path: Path) -> TierDirectory:
-    return open_tier(TierSpec("SSD", path, 1 << 20), setting=SETTING)
-
-
-def put(path: Path, name: str, data: bytes = b"x") -> Path:
-    file = path / name
-    file.parent.mkdir(exist_ok=True)
-    file.write_bytes(data)
-    return file
+    tier = open_tier(TierSpec("SSD", path, 1 << 20), setting=SETTING)
+    prepare(tier, "boot-1")
+    return tier
 
 
 def test_a_block_is_a_part_until_it_is_sealed(tmp_path: Path) -> None:
     tier = opened(tmp_path / "t")
-    fd = tier.create_part(A, 10)
+    fd, sidecar = tier.create_part(A, 10)
+    assert sidecar is None
     assert (tmp_path / f"t/aa/{A}.part").stat().st_size == 10
     os.pwrite(fd, b"0123456789", 0)
-    tier.seal(A, fd, 10)
+    tier.seal(A, fd, 10, (1,))
     os.close(fd)
     assert (tmp_path / f"t/aa/{A}.blk").read_bytes() == b"0123456789"
     assert not (tmp_path / f"t/aa/{A}.part").exists()
@@ -72,49 +70,6 @@ def test_a_file_in_place_of_the_directory_is_a_configuration_error(tmp_path: Pat
         opened(tmp_path / "t")
 
 
-def test_at_start_blocks_are_kept_parts_thrown_away_and_strangers_left_alone(tmp_path: Path) -> None:
-    block, part = put(tmp_path, f"aa/{A}.blk", b"block"), put(tmp_path, f"ab/{B}.part")
-    strangers = [
-        put(tmp_path, "notes.txt"),
-        put(tmp_path, f"aa/{B}.blk"),
-        put(tmp_path, f"aa/{A}.blk.bak"),
-        put(tmp_path, f"zz/{A}.blk"),
-        put(tmp_path, "aa/nonce"),
-    ]
-    (tmp_path / "ac").mkdir()
-    (tmp_path / f"ac/{C}.blk").symlink_to(block)
-    tier = opened(tmp_path)
-    tier.scan("boot-1")
-    scan = tier.scan("boot-1")
-    assert scan.torn == 0
-    assert [(found.block_id, found.length) for found in scan.blocks] == []
-    assert not part.exists()
-    assert all(stranger.exists() for stranger in strangers)
-    assert set(scan.unknown) == {"notes.txt", "zz", f"aa/{B}.blk", f"aa/{A}.blk.bak", "aa/nonce", f"ac/{C}.blk"}
-    tier.close()
-
-
-def test_small_blocks_of_another_boot_are_not_believed(tmp_path: Path) -> None:
-    tier = opened(tmp_path)
-    tier.scan("boot-1")
-    small, large = put(tmp_path, f"aa/{A}.blk"), put(tmp_path, f"ab/{B}.blk")
-    os.truncate(large, SYNC_MIN_BYTES)
-    assert len(tier.scan("boot-1").blocks) == 2
-    after = tier.scan("boot-2")
-    assert [found.block_id for found in after.blocks] == [B]
-    assert after.unsafe == 1
-    assert not small.exists()
-    tier.close()
-
-
-def test_an_empty_block_is_never_believed(tmp_path: Path) -> None:
-    tier = opened(tmp_path)
-    tier.scan("boot-1")
-    put(tmp_path, f"aa/{A}.blk", b"")
-    assert tier.scan("boot-1").unsafe == 1
-    tier.close()
-
-
 def test_a_symlink_under_a_block_name_is_not_followed(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("x")
@@ -127,14 +82,14 @@ def test_a_symlink_under_a_block_name_is_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_start_that_failed_leaves_no_directory_but_one_with_blocks_stays(tmp_path: Path) -> None:
-    opened(tmp_path / "new").undo()
+    undo(opened(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
     (tmp_path / "old").mkdir()
-    opened(tmp_path / "old").undo()
+    undo(opened(tmp_path / "old"))
     assert (tmp_path / "old").exists()
     tier = opened(tmp_path / "used")
-    os.close(tier.create_part(A, 1))
-    tier.undo()
+    os.close(tier.create_part(A, 1)[0])
+    undo(tier)
     assert (tmp_path / f"used/aa/{A}.part").exists()
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import resource
 import socket
 import time
@@ -24,6 +26,7 @@ from forebay.transport import HttpClient, HttpServer
 from forebay.transport.app import ServiceInfo, make_app
 from forebay.ufs import AllowedRoots
 from forebay_worker.access import Gate
+from forebay_worker.directory import Manner, TierDirectory, TierSpec
 from forebay_worker.entrance import Entrance
 from forebay_worker.files import IoThreads
 from forebay_worker.fill import Filler
@@ -47,11 +50,15 @@ from forebay_worker.settings import (
     resolve_tiers,
     space_at,
 )
+from forebay_worker.steps import from_environment
 from forebay_worker.store import Store
-from forebay_worker.tiers import TierDirectory, TierSpec, boot_id, open_tier
+from forebay_worker.tiers import boot_id, open_tier, undo
 
 SERVING_PERIOD_S = 30.0
 """How often the serving weight goes to the registry; answers carry it all the time."""
+
+SCAN_HEAD_START_S = 1.0
+"""How long a start waits for the tier directories to be scanned before it serves all the same."""
 
 MAP_WAIT_S = 30.0
 ANNOUNCE_PAUSE_S = 1.0
@@ -255,13 +262,25 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         """Serves until ``stop``."""
         settings = self.settings
-        await self.store.restore(boot_id())
+        await self.store.prepare(boot_id())
+        scanned = asyncio.Event()
+        self.spawner.spawn("take_in", self._take_in(scanned))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(scanned.wait(), SCAN_HEAD_START_S)
         await self.watch.load()
         self.spawner.spawn("open_under_stores", self.pool.run())
         await self.server.start(settings.host, settings.port, uds=settings.uds)
         self.spawner.spawn("join", self._join())
         self.spawner.spawn("evict", self.store.keep_room())
+        self.spawner.spawn("health", self.store.health.run())
+        self.spawner.spawn("held_files", self.store.held.run())
+        self.spawner.spawn("sync", self.store.keep_synced())
         await stop.wait()
+
+    async def _take_in(self, scanned: asyncio.Event) -> None:
+        await self.store.scan()
+        scanned.set()
+        await self.store.mend_all()
 
     async def _join(self) -> None:
         await self.registry.start(Deadline.after(self.settings.registry_timeout_s))
@@ -320,12 +339,13 @@ def open_tiers(specs: Sequence[TierSpec]) -> list[TierDirectory]:
         ConfigError: one of them cannot be used.
     """
     opened: list[TierDirectory] = []
+    manner = Manner(steps=from_environment(os.environ))
     try:
         for spec in specs:
-            opened += [open_tier(spec, setting=TIER_SETTING)]
+            opened += [open_tier(spec, setting=TIER_SETTING, manner=manner)]
     except BaseException:
         for tier in opened:
-            tier.undo()
+            undo(tier)
         raise
     return opened
 
@@ -359,4 +379,4 @@ async def running(settings: WorkerSettings, specs: Sequence[TierSpec]) -> AsyncI
 
 def _give_back(tiers: Sequence[TierDirectory]) -> None:
     for tier in tiers:
-        tier.undo()
+        undo(tier)

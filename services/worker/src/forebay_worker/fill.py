@@ -53,7 +53,7 @@ class Spawner(Protocol):
 
 @dataclass(eq=False)
 class Filling:
-    """A block that is not complete yet. ``crcs`` are CRC32C sums by extent; ``error`` is set once it is given up;
+    """A block that is not complete yet. ``error`` is set once it is given up;
     ``context`` is the last reader's, so that a run belongs to the trace of one who wants its block."""
 
     block: Block
@@ -62,7 +62,6 @@ class Filling:
     opened: asyncio.Future[None]
     file: BlockFile | None = None
     context: Context = field(default_factory=copy_context)
-    crcs: dict[int, int] = field(default_factory=dict)
     waiters: dict[int, set[asyncio.Future[None]]] = field(default_factory=dict)
     error: ForebayError | None = None
 
@@ -245,17 +244,16 @@ class Filler:
                     raise
                 await asyncio.sleep(BACKOFF_S * 2**attempt)
 
-    async def write(self, file: BlockFile, pieces: list[bytes], start: int, crc: int, source: str) -> int:
-        """Writes pieces from byte ``start``; returns ``crc`` extended by them."""
-        crc = await self._store.threads.run(_write_and_sum, file, pieces, start, crc)
-        self._metrics.filled.add(sum(map(len, pieces)), source)
+    async def write(self, file: BlockFile, piece: Held, source: str) -> int:
+        """Writes bytes of one extent; returns its sum so far."""
+        crc = await self._store.threads.run(_write_and_sum, file, piece)
+        self._metrics.filled.add(sum(map(len, piece.pieces)), source)
         return crc
 
-    def landed(self, filling: Filling, run: Run, extent: int, crc: int) -> None:
-        """An extent of a run is written."""
+    def landed(self, filling: Filling, run: Run, extent: int) -> None:
+        """An extent of a run is written, and its sum is noted."""
         if filling.error is not None:
             return
-        filling.crcs[extent] = crc
         is_complete = self._store.index.landed(filling.block, extent)
         self._queue.landed(run, extent)
         filling.wake(extent)
@@ -266,8 +264,7 @@ class Filler:
     async def _seal(self, filling: Filling) -> None:
         block = filling.block
         try:
-            crcs = tuple(filling.crcs[extent] for extent in range(block.extents.geometry.count))
-            await self._store.seal(block, await self.opened(filling), crcs)
+            await self._store.seal(block, await self.opened(filling))
             self._forget(block)
         except TierFailed as e:
             self._give_up(filling, e)
@@ -358,20 +355,34 @@ class _Sink:
             self.position += len(part)
             is_end = len(part) == room
             if is_end or self.position - self._held_from >= WRITE_BYTES:
-                await self._write(source)
+                await self._write(source, extent if is_end else None)
             if is_end:
-                self._filler.landed(self._filling, self._run, extent, self._crc)
+                self._filler.landed(self._filling, self._run, extent)
                 self._crc = 0
 
-    async def _write(self, source: str) -> None:
-        held, start = self._held, self._held_from
+    async def _write(self, source: str, ended: int | None) -> None:
+        held = Held(self._held, self._held_from, self._crc, ended)
         self._held, self._held_from = [], self.position
         file = await self._filler.opened(self._filling)
-        self._crc = await self._filler.write(file, held, start, self._crc, source)
+        self._crc = await self._filler.write(file, held, source)
 
 
-def _write_and_sum(file: BlockFile, pieces: list[bytes], start: int, crc: int) -> int:
-    file.write(pieces, start)
-    for piece in pieces:
+@dataclass(frozen=True)
+class Held:
+    """Neighbouring pieces of one extent from byte ``start``, the sum of what came before them, and the extent if they
+    are its end."""
+
+    pieces: list[bytes]
+    start: int
+    crc: int
+    ended: int | None
+
+
+def _write_and_sum(file: BlockFile, held: Held) -> int:
+    file.write(held.pieces, held.start)
+    crc = held.crc
+    for piece in held.pieces:
         crc = google_crc32c.extend(crc, piece)
+    if held.ended is not None:
+        file.land(held.ended, crc)
     return crc

@@ -178,11 +178,15 @@ class _Tier:
     capacity: int
     policy: Policy
     used: int = 0
-    in_service: bool = True
+    out: set[str] = field(default_factory=set)
     mounts: dict[str, Held] = field(default_factory=dict)
     rules: TierRules = field(default_factory=TierRules)
     asked: int = 0
     """Bytes that found no room since the last pass of eviction."""
+
+    @property
+    def in_service(self) -> bool:
+        return not self.out
 
 
 class StoreIndex:
@@ -195,7 +199,7 @@ class StoreIndex:
     4. A tier's policy knows exactly its blocks that are not LEAVING.
     5. Leases and busy counts are not negative; an unlinked block is LEAVING; a block on the move is SEALED and busy.
     6. An unlinked block without leases is gone.
-    7. The blocks known to be leaving are those that are LEAVING, and the ghosts.
+    7. The blocks known to be leaving are those that are LEAVING; ghosts are among them; held ones have no name.
     8. Counts by state and sums by mount agree with the blocks.
     """
 
@@ -241,6 +245,17 @@ class StoreIndex:
             if not isinstance(found, Block) and (found >> _TIER_AT & 0xFF) == tier:
                 mine.append(block_id)
         return mine
+
+    def is_known(self, block_id: str, tier: int) -> bool:
+        """Whether a file of this block in this tier directory is the index's, in whatever state."""
+        ghost = self._ghosts.get(block_id)
+        found = self._blocks.get(block_id)
+        if isinstance(found, Block):
+            places = {found.tier, found.moving_to}
+        else:
+            awake = self._awake.get(block_id)
+            places = set() if found is None else {found >> _TIER_AT & 0xFF, awake.moving_to if awake else None}
+        return tier in places or (ghost is not None and ghost.tier == tier)
 
     def held(self) -> list[Block]:
         """Leaving blocks whose unlinked files are still open somewhere."""
@@ -430,6 +445,13 @@ class StoreIndex:
         self._leaving.add(block)
         self._quit(block)
 
+    def unnamed(self, block: Block) -> None:
+        """Its file is unlinked, but somebody else has it open: the name is free, the bytes are not."""
+        if block.state is not State.LEAVING:
+            raise ValueError(f"block {block.block_id} is {block.state.value}, not leaving")
+        block.held = True
+        self._forget_name(block)
+
     def left(self, block: Block) -> None:
         """Its file is unlinked, and nobody else has it open."""
         if block.state is not State.LEAVING:
@@ -498,13 +520,13 @@ class StoreIndex:
 
     # -- tier directories
 
-    def retire(self, tier: int) -> None:
-        """Takes a tier directory that errs out of service: nothing is admitted to it any more."""
-        self._tiers[tier].in_service = False
+    def retire(self, tier: int, reason: str = "failed") -> None:
+        """Takes a tier directory out of service: nothing is admitted to it until every reason has gone."""
+        self._tiers[tier].out.add(reason)
 
-    def return_to_service(self, tier: int) -> None:
-        """Admits to a tier directory again."""
-        self._tiers[tier].in_service = True
+    def return_to_service(self, tier: int, reason: str = "failed") -> None:
+        """A reason has gone."""
+        self._tiers[tier].out.discard(reason)
 
     def is_in_service(self, tier: int) -> bool:
         """Whether a tier directory takes new blocks."""
@@ -522,13 +544,16 @@ class StoreIndex:
     def _drop_if_gone(self, block: Block) -> None:
         if not block.unlinked or block.leases:
             return
-        if self._ghosts.get(block.block_id) is block:
-            del self._ghosts[block.block_id]
-        else:
-            del self._blocks[block.block_id]
+        self._forget_name(block)
         self._counts[State.LEAVING] -= 1
         self._leaving.discard(block)
         self._tiers[block.tier].used -= block.charge
+
+    def _forget_name(self, block: Block) -> None:
+        if self._ghosts.get(block.block_id) is block:
+            del self._ghosts[block.block_id]
+        elif self._blocks.get(block.block_id) is block:
+            del self._blocks[block.block_id]
 
     # -- packing
 
@@ -558,7 +583,8 @@ class StoreIndex:
     def __iter__(self) -> Iterator[Block]:
         for block_id, found in list(self._blocks.items()):
             yield found if isinstance(found, Block) else self._wake(block_id, found)
-        yield from list(self._ghosts.values())
+        named = {block for block in self._blocks.values() if isinstance(block, Block)}
+        yield from [block for block in self._leaving if block not in named]
 
     def validate(self) -> None:
         """Raises ``AssertionError`` naming the invariant that is broken."""
@@ -585,6 +611,8 @@ class StoreIndex:
             _check(not (block.unlinked and block.leases == 0), 6, block.block_id)
         leaving = {b for b in blocks if b.state is State.LEAVING}
         _check(self._leaving == leaving and set(self._ghosts.values()) <= leaving, 7, len(self._leaving))
+        named = {*self._ghosts.values(), *(b for b in self._blocks.values() if isinstance(b, Block))}
+        _check(not any(b.held for b in named), 7, "held")
         _check(self._counts == {state: sum(b.state is state for b in blocks) for state in State}, 8, "counts")
 
 

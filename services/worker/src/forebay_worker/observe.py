@@ -30,6 +30,14 @@ class WorkerMetrics:
         self.tier_errors = metrics.counter(
             "forebay_worker_tier_errors_total", "Failures of tier directories", ("tier",)
         )
+        self.tier_in_service = metrics.gauge(
+            "forebay_worker_tier_in_service",
+            "Whether a tier directory takes new blocks (1) or erred (0)",
+            ("tier", "number"),
+        )
+        self.corrupt = metrics.counter(
+            "forebay_worker_corrupt_blocks_total", "Blocks dropped because their bytes had rotted", ("tier", "found_by")
+        )
         self.touches = metrics.counter(
             "forebay_worker_touches_total", "Blocks in touch reports, by whether they are here", ("known",)
         )

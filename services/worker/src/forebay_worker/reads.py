@@ -7,13 +7,13 @@ is a ``Body``: its first piece decides the status of the answer, so it is awaite
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forebay.contracts.blocks import ByteRange
 from forebay.contracts.blocks import Source as SourceName
 from forebay.errors import InternalError, NotCached
 from forebay_worker.access import Asked
-from forebay_worker.files import TierFailed
+from forebay_worker.files import Corrupt, TierFailed
 from forebay_worker.fill import Abandoned, Filler, Filling
 from forebay_worker.index import Block, State
 from forebay_worker.observe import WorkerMetrics
@@ -23,6 +23,9 @@ from forebay_worker.sources import BlockSource, closing
 from forebay_worker.store import Store
 
 Piece = bytes | memoryview
+
+ROUNDS_MAX = 2
+"""Tries of one read to have its bytes from a tier: once more after a block had to be dropped."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Reads:
         if block is None or block.state is not State.SEALED or block.length != asked.length:
             return None
         file = self._store.opened(block)
-        if file is None or file.view is None:
+        if file is None or file.view is None or not file.is_checked:
             return None
         self._store.read(block.block_id, asked.target.mount_id)
         return block, file.view[part.start : part.stop]
@@ -98,6 +101,7 @@ class Reads:
             ForebayError: whatever kept the first byte from coming.
         """
         asked, part = read.asked, read.part
+        await self._store.make_ready(asked.block_id)
         block = self._store.index.get(asked.block_id)
         fitting = block is None or block.length == asked.length
         here = block is not None and fitting and block.extents.present_until(part.start, part.stop) == part.stop
@@ -121,28 +125,36 @@ class Reads:
         return await _begin(read.source_name, self._kept(read))
 
     async def _kept(self, read: Read) -> AsyncIterator[Piece]:
-        """From a block that is here or is being filled; past it from where a tier directory errs."""
+        """From a block that is here or is being filled; filled anew from where its bytes turn out to have rotted; past
+        the tiers from where a directory errs."""
         position, stop = read.part.start, read.part.stop
         beyond: BlockSource = read.source
-        block = await self._admitted(read)
-        if block is None and read.overflow is not None and self._store.index.get(read.asked.block_id) is None:
-            beyond = read.overflow
-        if block is not None:
+        for _ in range(ROUNDS_MAX):
+            is_corrupt = False
+            block = await self._admitted(read)
+            if block is None:
+                if read.overflow is not None and self._store.index.get(read.asked.block_id) is None:
+                    beyond = read.overflow
+                break
             self._store.index.lease(block)
             try:
-                async with closing(self._from_block(read, block)) as pieces:
+                rest = replace(read, part=ByteRange(position, stop))
+                async with closing(self._from_block(rest, block)) as pieces:
                     async for piece in pieces:
                         yield piece
                         position += len(piece)
             except TierFailed as e:
+                is_corrupt = isinstance(e, Corrupt)
                 await self._lost(block, e)
             except Abandoned:
                 pass  # given up between two looks at it; go on past it
             finally:
                 self._store.index.release(block)
+            if position == stop or not is_corrupt:
+                break
         if position < stop:
-            async with closing(self._through(beyond, position, stop)) as rest:
-                async for piece in rest:
+            async with closing(self._through(beyond, position, stop)) as pieces:
+                async for piece in pieces:
                     yield piece
 
     async def _lost(self, block: Block, error: TierFailed) -> None:

@@ -8,32 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from forebay.runtime import logs
+from forebay_worker.directory import TierDirectory, is_open_elsewhere
 from forebay_worker.extents import Geometry
-from forebay_worker.files import BlockFile, IoThreads, OpenFiles, TierFailed, translated
+from forebay_worker.files import BlockFile, Corrupt, IoThreads, OpenFiles, TierFailed, translated
+from forebay_worker.health import Health
+from forebay_worker.held import HeldFiles
 from forebay_worker.index import Block, Reserved, State, StoreIndex
 from forebay_worker.observe import WorkerMetrics
-from forebay_worker.tiers import Scan, TierDirectory
+from forebay_worker.recovery import Mended
+from forebay_worker.restart import Restart
 
 EVICT_PERIOD_S = 0.5
 """How often the tiers are looked at without anybody pressing."""
 
-RETIRED_S = 30.0
-"""How long a tier directory that erred takes no new blocks."""
+SYNC_PERIOD_S = 5.0
+"""How often small blocks are brought to the disk."""
 
 
 @dataclass
 class _Leaving:
-    """``file`` keeps the mapping until the thread that unlinks takes it: undoing it there spares the loop."""
+    """``file`` keeps the mapping until the thread that unlinks takes it: undoing it there spares the loop. ``gone``:
+    its name is free."""
 
     block: Block
     gone: asyncio.Event
-    file: BlockFile | None
+    file: list[BlockFile]
 
 
 class Store:
@@ -55,42 +61,76 @@ class Store:
         self._metrics = metrics
         self._files = OpenFiles(files_max, self._let_go)
         self._clock = clock
-        self._leaving: dict[str, _Leaving] = {}
+        self._leaving: dict[Block, _Leaving] = {}
+        self._going: dict[str, _Leaving] = {}
+        self._mended: dict[Block, dict[int, int]] = {}
         self._pressed = asyncio.Event()
-        self._retired_until = [0.0] * len(self.tiers)
         self._log = logs.get("forebay_worker.store")
+        self.restart = Restart(self.tiers, index, threads, clock)
+        self.health = Health(
+            self.tiers, index, threads, metrics, self.restart, clock=clock, on_gone=self._forget_directory
+        )
+        self.held = HeldFiles(threads, self.index.left)
         self.on_evicted: Callable[[Block], BlockFile | None] = lambda block: None
         """Told of a block that was still being filled, before its file goes; gives the file if it has it open."""
 
     # -- start
 
-    async def restore(self, boot_id: str) -> None:
-        """Takes in what the directories hold; what has no room any more (a smaller capacity) is unlinked."""
-        for number, tier in enumerate(self.tiers):
-            scan = await self.threads.run(tier.scan, boot_id)
-            dropped = 0
-            for found in reversed(scan.blocks):  # the newest first, as long as there is room
-                if self.index.restore(found.block_id, found.length, number, self._clock()) is None:
-                    await self.threads.run(tier.remove, found.block_id, sealed=True)
-                    dropped += 1
-            for found in scan.blocks:  # and the newest is the youngest
-                self.read(found.block_id)
-            self._tell(tier, scan, dropped)
+    async def prepare(self, boot_id: str) -> None:
+        """What must be done before anything is served: see ``recovery.prepare``."""
+        self.health.started(boot_id)
+        await self.restart.prepare(boot_id)
 
-    def _tell(self, tier: TierDirectory, scan: Scan, dropped: int) -> None:
-        self._log.info(
-            "tier_opened",
-            tier=tier.spec.tier,
-            path=str(tier.spec.path),
-            capacity_bytes=tier.spec.capacity_bytes,
-            in_memory=tier.in_memory,
-            blocks=len(scan.blocks) - dropped,
-            torn=scan.torn,
-            unsafe=scan.unsafe,
-            dropped=dropped,
-        )
-        if scan.unknown:
-            self._log.warning("unknown_files_left_alone", path=str(tier.spec.path), names=list(scan.unknown))
+    async def scan(self) -> None:
+        """Takes in what the directories hold, then verifies half-filled blocks. A directory that errs is scanned again
+        when it returns to service."""
+        for number in range(len(self.tiers)):
+            if self.restart.is_expected(number):
+                try:
+                    await self.restart.scan_tier(number)
+                except TierFailed as e:
+                    self.health.failed(number, e)
+
+    async def mend_all(self) -> None:
+        """Verifies what a crash left half-filled, one block after the other."""
+        for block_id in self.restart.torn():
+            await self.make_ready(block_id)
+
+    async def restore(self, boot_id: str) -> None:
+        """All of the start at once."""
+        await self.prepare(boot_id)
+        await self.scan()
+
+    async def make_ready(self, block_id: str) -> None:
+        """Before the index is asked for a block: it may lie in a directory whose scan has not ended, or be torn."""
+        block = self.index.get(block_id)
+        try:
+            if block is None and self.restart.is_scanning:
+                await self.restart.adopt(block_id)
+            elif block is not None and self.restart.is_torn(block):
+                await self._mend(block)
+        except TierFailed as e:
+            if block is not None:
+                self.failed(block, e)
+
+    async def _mend(self, block: Block) -> None:
+        mended = await self.restart.mend(block)
+        if block.state is not State.FILLING:
+            return
+        if mended is None:
+            self._log.info("torn_block_dropped", block_id=block.block_id)
+            self.detach(block)
+            await self.unlink(block, sealed=False)
+        else:
+            self._take_mended(block, mended)
+
+    def _take_mended(self, block: Block, mended: Mended) -> None:
+        for extent in mended.crcs:
+            self.index.landed(block, extent)
+        if mended.is_sealed:
+            self.index.sealed(block, tuple(mended.crcs.values()))
+        elif mended.crcs:
+            self._mended[block] = mended.crcs
 
     # -- admission and eviction
 
@@ -103,9 +143,8 @@ class Store:
     ) -> Block | None:
         """Reserves room for a block, without waiting for any to be made; the block that is here already if another
         came first; ``None`` if it cannot be kept now. ``is_spare``: see ``StoreIndex.reserve``."""
-        self._return_tiers()
         outcome = self.index.get(block_id)
-        if outcome is None and block_id in self._leaving:
+        if outcome is None and block_id in self._going:
             await self._has_left(block_id)
             outcome = self.index.get(block_id)
         if outcome is not None:
@@ -120,7 +159,7 @@ class Store:
 
     async def _has_left(self, block_id: str) -> None:
         """Waits for a block whose file is being unlinked right now: its successor must not be asked for twice."""
-        leaving = self._leaving[block_id]
+        leaving = self._going[block_id]
         if leaving.block.is_going:
             await leaving.gone.wait()
 
@@ -155,45 +194,73 @@ class Store:
         """No read finds the block any more."""
         is_filling = block.state in {State.FILLING, State.SEALING}
         file = self.on_evicted(block) if is_filling else self._files.take(block.block_id)
+        self._mended.pop(block, None)
+        self.restart.forget(block)
         self.index.leave(block)
-        self._leaving[block.block_id] = _Leaving(block, asyncio.Event(), file)
+        self.leaves(block, file)
+
+    def leaves(self, block: Block, file: BlockFile | None) -> None:
+        """A LEAVING block of the index whose file is to be unlinked; ``file`` if it is open here."""
+        leaving = _Leaving(block, asyncio.Event(), [] if file is None else [file])
+        self._leaving[block] = self._going[block.block_id] = leaving
 
     async def unlink(self, block: Block, *, sealed: bool) -> None:
-        """Removes a leaving block's file; its capacity comes back when the file is gone, even if nobody waits."""
+        """Removes a leaving block's file; its capacity comes back when the file is gone and nobody has it open, even
+        if nobody waits."""
         await asyncio.wait([self._unlink(block, sealed=sealed)])
 
-    def _unlink(self, block: Block, *, sealed: bool) -> asyncio.Future[None]:
-        leaving = self._leaving[block.block_id]
-        file, leaving.file = leaving.file, None
-        removing = self.threads.start(_remove, self.tiers[block.tier], block.block_id, sealed, file)
-        removing.add_done_callback(partial(self._unlinked, block))
+    def _unlink(self, block: Block, *, sealed: bool) -> asyncio.Future[int | None]:
+        files, self._leaving[block].file = self._leaving[block].file, []
+        removing = self.threads.start(_remove, self.tiers[block.tier], block.block_id, sealed, files)
+        removing.add_done_callback(partial(self._unlinked, block, sealed))
         return removing
 
-    def _unlinked(self, block: Block, removing: asyncio.Future[None]) -> None:
+    def _unlinked(self, block: Block, sealed: bool, removing: asyncio.Future[int | None]) -> None:
         error = None if removing.cancelled() else removing.exception()
+        held_fd = None if removing.cancelled() or error is not None else removing.result()
         if isinstance(error, OSError):  # the file may stay: its capacity is given back, but the tier is out of service
             self.failed(block, translated(error))
-        self.index.left(block)
-        self._leaving.pop(block.block_id).gone.set()
+            self.health.remember(block.tier, block.block_id, sealed=sealed)
+        if held_fd is not None and self.held.hold(block, held_fd):
+            self.index.unnamed(block)
+        else:
+            self.index.left(block)
+        self._has_gone(block)
+
+    def _has_gone(self, block: Block) -> None:
+        leaving = self._leaving.pop(block)
+        if self._going.get(block.block_id) is leaving:
+            del self._going[block.block_id]
+        leaving.gone.set()
+
+    def _forget_directory(self, number: int) -> None:
+        """A tier directory is not there any more: its blocks leave the index, those that are still being written when
+        their own writers notice."""
+        for block in [block for block in self.index if block.tier == number and block.busy == 0]:
+            if block.state in {State.FILLING, State.SEALED}:
+                self.detach(block)
+                self.index.left(block)
+                self._has_gone(block)
 
     # -- files
 
     async def create(self, block: Block) -> BlockFile:
-        """The empty file of a block whose room is reserved.
+        """The file of a block whose room is reserved: empty, or with what a crash left and was verified since.
 
         Raises:
             TierFailed: the directory erred.
         """
-        return await self.threads.run(_create, self.tiers[block.tier], block.block_id, block.length)
+        tier, present = self.tiers[block.tier], self._mended.pop(block, None)
+        return await self.threads.run(_create, tier, block.block_id, block.length, block.dataset, present)
 
-    async def seal(self, block: Block, file: BlockFile, crcs: tuple[int, ...]) -> None:
+    async def seal(self, block: Block, file: BlockFile) -> None:
         """Makes a complete block durable under its final name.
 
         Raises:
             TierFailed: the directory erred.
         """
-        await self.threads.run(self.tiers[block.tier].seal, block.block_id, file.fd, block.length)
-        file.crcs = crcs
+        crcs = file.all_crcs()
+        await self.threads.run(_seal, self.tiers[block.tier], block.block_id, file, crcs, block.dataset)
         self.index.sealed(block, crcs)
         self._files.put(block.block_id, file)
 
@@ -206,38 +273,43 @@ class Store:
         if block.crcs:
             return block.crcs
         file = self._files.get(block.block_id)
-        return () if file is None else file.crcs
+        return () if file is None else file.all_crcs()
 
     async def open(self, block: Block) -> BlockFile:
         """The file of a sealed block.
 
         Raises:
-            TierFailed: it cannot be opened, or is not as long as it was.
+            TierFailed: it cannot be opened.
+            Corrupt: it is not as long as it was, or its checksums are lost.
         """
         file = self._files.get(block.block_id)
         if file is not None:
             return file
-        file = await self.threads.run(_open, self.tiers[block.tier], block.block_id)
-        if file.length != block.length:
-            raise TierFailed("a block file changed its length", length=file.length, expected=block.length)
-        if self.index.get(block.block_id) is block:
+        tier = block.tier
+        file = await self.threads.run(_open, self.tiers[tier], block.block_id, block.length, block.crcs)
+        if self.index.get(block.block_id) is block and block.tier == tier:
             self._files.put(block.block_id, file)
         return file
 
     # -- health
 
     def failed(self, block: Block, error: TierFailed) -> None:
-        """A block's directory erred: no new blocks for a while. A single file that is missing or of the wrong length
-        is the file's fault, not the directory's."""
-        self._log.warning("tier_error", path=str(self.tiers[block.tier].spec.path), error=error.message)
-        self._metrics.tier_errors.add(1, self.label(block))
-        if error.details.get("errno") not in {None, "ENOENT"}:
-            self._retired_until[block.tier] = self._clock() + RETIRED_S
-            self.index.retire(block.tier)
+        """Reading or writing a block failed: bad bytes are the block's fault, anything else its directory's."""
+        if isinstance(error, Corrupt):
+            self.corrupt(block, error, found_by="read")
+        else:
+            self.health.failed(block.tier, error)
+
+    def corrupt(self, block: Block, error: Corrupt, *, found_by: str) -> None:
+        """A block's bytes are not what was written."""
+        self._metrics.corrupt.add(1, self.label(block), found_by)
+        path = str(self.tiers[block.tier].spec.path)
+        self._log.error("corrupt_block", path=path, block_id=block.block_id, found_by=found_by, error=error.message)
 
     async def discard(self, block: Block) -> None:
-        """Lets go of a sealed block that cannot be read or is not what it should be."""
-        if block.state is State.SEALED:
+        """Lets go of a sealed block that cannot be read or is not what it should be. (One on the move is left to its
+        mover, which reads and compares all of it.)"""
+        if block.state is State.SEALED and block.moving_to is None:
             self.detach(block)
             await self.unlink(block, sealed=True)
 
@@ -248,33 +320,82 @@ class Store:
     def _let_go(self, file: BlockFile) -> None:
         self.threads.start(_drop, file)
 
-    def _return_tiers(self) -> None:
-        for number, until in enumerate(self._retired_until):
-            if until and self._clock() >= until:
-                self._retired_until[number] = 0.0
-                self.index.return_to_service(number)
+    async def sync(self) -> None:
+        """Brings small blocks to the disks, so that another boot of the machine finds them trustworthy."""
+        for number, tier in enumerate(self.tiers):
+            if self.index.is_in_service(number):
+                try:
+                    await self.threads.run(tier.sync)
+                except TierFailed as e:
+                    self.health.failed(number, e)
+
+    async def keep_synced(self) -> None:
+        """``sync`` for ever."""
+        while True:
+            await asyncio.sleep(SYNC_PERIOD_S)
+            await self.sync()
 
     def close(self) -> None:
         """Ends the threads and lets go of the files; sealed blocks stay. The directories' opener closes them."""
         self._files.clear()
         self.threads.close()
+        self.held.close()
 
 
 # Run on a thread and return the owner of the descriptor, so that it closes even if nobody waits for it any more.
 
 
-def _create(tier: TierDirectory, block_id: str, length: int) -> BlockFile:
-    return BlockFile(tier.create_part(block_id, length), length, in_memory=tier.in_memory)
+def _create(tier: TierDirectory, block_id: str, length: int, dataset: str, present: dict[int, int] | None) -> BlockFile:
+    if present is None:
+        fd, part_map = tier.create_part(block_id, length, dataset)
+    else:
+        fd, part_map = tier.reopen_part(block_id, length, dataset, present)
+    return BlockFile(fd, length, in_memory=tier.in_memory, crcs=present, part_map=part_map)
 
 
-def _open(tier: TierDirectory, block_id: str) -> BlockFile:
-    fd, length = tier.open_block(block_id)
-    return BlockFile(fd, length, in_memory=tier.in_memory)
+def _seal(tier: TierDirectory, block_id: str, file: BlockFile, crcs: tuple[int, ...], dataset: str) -> None:
+    tier.seal(block_id, file.fd, file.length, crcs, dataset)
+    file.settle()
 
 
-def _remove(tier: TierDirectory, block_id: str, sealed: bool, file: BlockFile | None) -> None:
-    """``file`` comes along to be let go of here: the last user of an unlinked file waits while its pages are freed."""
-    tier.remove(block_id, sealed=sealed)
+def _open(tier: TierDirectory, block_id: str, length: int, crcs: tuple[int, ...]) -> BlockFile:
+    fd, found = tier.open_block(block_id)
+    try:
+        if found != length:
+            raise Corrupt("a block file changed its length", length=found, expected=length)
+        sums = crcs or tier.read_crcs(block_id, length)
+        if not sums:
+            raise Corrupt("the sidecar of a block is missing or broken")
+    except BaseException:
+        os.close(fd)
+        raise
+    file = BlockFile(fd, length, in_memory=tier.in_memory, crcs=sums)
+    file.doubt()
+    return file
+
+
+def _remove(tier: TierDirectory, block_id: str, sealed: bool, files: list[BlockFile]) -> int | None:
+    """``files`` come along to be let go of here: the last user of an unlinked file waits while its pages are freed. A
+    descriptor of the file if somebody else has it open still."""
+    fd = _probe(tier, block_id) if sealed else None
+    try:
+        tier.remove(block_id, sealed=sealed)
+    except BaseException:
+        if fd is not None:
+            os.close(fd)
+        raise
+    files.clear()
+    if fd is not None and not is_open_elsewhere(fd):
+        os.close(fd)
+        fd = None
+    return fd
+
+
+def _probe(tier: TierDirectory, block_id: str) -> int | None:
+    try:
+        return tier.open_block(block_id)[0]
+    except FileNotFoundError:
+        return None
 
 
 def _drop(file: BlockFile) -> None:
