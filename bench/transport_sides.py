@@ -1,8 +1,10 @@
 """The processes of the transport bench: a server or a client, ours or the peer's, one process each, on uvloop.
 
 A server prints its port and serves until its standard input ends. A client reads one JSON command a line and answers
-with one JSON line: ``{"op": "blocks", "bytes": n}`` reads n bytes in ranges of 4 MiB on one stream, ``{"op": "rpc",
-"count": n}`` makes n JSON RPCs with 16 under way. Both sides run the same handlers and the same record types.
+with one JSON line: ``{"op": "blocks", "bytes": n, "streams": k}`` reads n bytes in ranges of 4 MiB on k streams (one
+unless told), ``{"op": "rpc", "count": n}`` makes n JSON RPCs with 16 under way, ``{"op": "beside", "count": n,
+"streams": k}`` n RPCs one after the other beside k endless bulk reads. Both sides run the same handlers and the same
+record types.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import socket
 import sys
 import time
 import zlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -111,16 +114,27 @@ class Client(Protocol):
         """The end."""
 
 
+@dataclass(frozen=True)
+class Target:
+    """What bulk reads ask for."""
+
+    path: str = "/blob"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 class OurClient:
     """`HttpClient`."""
 
-    def __init__(self, port: int, observed: str) -> None:
-        self._client = HttpClient(telemetry(observed))
+    def __init__(self, port: int, observed: str, target: Target, limits: Limits) -> None:
+        self._client = HttpClient(telemetry(observed), limits=limits)
         self._peer = f"127.0.0.1:{port}"
+        self._target = target
 
     async def read(self, start: int, buffer: memoryview) -> None:
-        wanted = {"range": f"bytes={start}-{start + len(buffer) - 1}"}
-        reply = await self._client.read_into(self._peer, "/blob", buffer, deadline=Deadline.after(30), headers=wanted)
+        wanted = {**self._target.headers, "range": f"bytes={start}-{start + len(buffer) - 1}"}
+        reply = await self._client.read_into(
+            self._peer, self._target.path, buffer, deadline=Deadline.after(30), headers=wanted
+        )
         assert (reply.status, reply.length) == (206, len(buffer))
 
     async def rpc(self) -> LookupReply:
@@ -162,15 +176,52 @@ class H1Client:
         await self._session.close()
 
 
-async def blocks(client: Client, total: int, blob: bytes) -> float:
-    """Bytes per second of ``total`` bytes in ranges of 4 MiB, one after the other."""
-    buffer = memoryview(bytearray(RANGE_BYTES))
-    await client.read(0, buffer)
-    assert zlib.crc32(buffer) == zlib.crc32(blob[:RANGE_BYTES])
+async def blocks(client: Client, total: int, blob: bytes, streams: int = 1) -> float:
+    """Bytes per second of ``total`` bytes in ranges of 4 MiB, ``streams`` at a time."""
+    buffers = [memoryview(bytearray(RANGE_BYTES)) for _ in range(streams)]
+    await client.read(0, buffers[0])
+    assert zlib.crc32(buffers[0]) == zlib.crc32(blob[:RANGE_BYTES])
+    starts = iter(range(0, total, RANGE_BYTES))
+
+    async def some(buffer: memoryview) -> None:
+        for start in starts:
+            await client.read(start % len(blob), buffer)
+
     started_s = time.perf_counter()
-    for start in range(0, total, RANGE_BYTES):
-        await client.read(start % len(blob), buffer)
+    async with asyncio.TaskGroup() as group:
+        for buffer in buffers:
+            group.create_task(some(buffer))
     return total / (time.perf_counter() - started_s)
+
+
+async def beside(client: Client, count: int, blob: bytes, streams: int) -> dict[str, float]:
+    """Milliseconds of ``count`` RPCs, one after the other, while ``streams`` readers read on and on; and their rate."""
+    took_ms: list[float] = []
+    moved = 0
+
+    async def bulk() -> None:
+        nonlocal moved
+        buffer, start = memoryview(bytearray(RANGE_BYTES)), 0
+        while True:
+            await client.read(start % len(blob), buffer)
+            start += RANGE_BYTES
+            moved += RANGE_BYTES
+
+    readers = [asyncio.create_task(bulk()) for _ in range(streams)]
+    try:
+        began_s = time.perf_counter()
+        for _ in range(count):
+            started_s = time.perf_counter()
+            await client.rpc()
+            took_ms.append(1e3 * (time.perf_counter() - started_s))
+            await asyncio.sleep(0.002)
+        rate = moved / (time.perf_counter() - began_s)
+    finally:
+        for reader in readers:
+            reader.cancel()
+        await asyncio.gather(*readers, return_exceptions=True)
+    took_ms.sort()
+    return {"p50_ms": took_ms[len(took_ms) // 2], "p99_ms": took_ms[len(took_ms) * 99 // 100], "bulk_rate": rate}
 
 
 async def rpcs(client: Client, count: int) -> float:
@@ -187,18 +238,25 @@ async def rpcs(client: Client, count: int) -> float:
     return count / (time.perf_counter() - started_s)
 
 
-async def client_main(kind: str, port: int, blob: bytes, observed: str) -> None:
+async def client_main(
+    kind: str, port: int, blob: bytes, observed: str, *, target: Target | None = None, limits: Limits | None = None
+) -> None:
     """Obeys standard input."""
-    client: Client = OurClient(port, observed) if kind == "ours" else H1Client(port)
+    if kind == "ours":
+        client: Client = OurClient(port, observed, target or Target(), limits or Limits())
+    else:
+        client = H1Client(port)
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         command = json.loads(line)
         cpu_s = time.process_time()
         if command["op"] == "blocks":
-            rate = await blocks(client, command["bytes"], blob)
+            answer = {"rate": await blocks(client, command["bytes"], blob, command.get("streams", 1))}
+        elif command["op"] == "beside":
+            answer = await beside(client, command["count"], blob, command["streams"])
         else:
-            rate = await rpcs(client, command["count"])
-        print(json.dumps({"rate": rate, "cpu_s": time.process_time() - cpu_s}), flush=True)
+            answer = {"rate": await rpcs(client, command["count"])}
+        print(json.dumps({**answer, "cpu_s": time.process_time() - cpu_s}), flush=True)
     await client.close()
 
 
@@ -210,12 +268,15 @@ def main() -> None:
     parser.add_argument("--blob", type=Path, required=True)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--telemetry", choices=("none", "default"), default="none")
+    parser.add_argument("--target", type=json.loads, default={}, help="fields of Target as JSON")
+    parser.add_argument("--limits", type=json.loads, default={}, help="the client's limits as JSON")
     args = parser.parse_args()
     blob = args.blob.read_bytes()
     if args.role == "server":
         uvloop.run(server_main(args.kind, memoryview(blob), args.telemetry))
     else:
-        uvloop.run(client_main(args.kind, args.port, blob, args.telemetry))
+        target, limits = Target(**args.target), Limits(**args.limits)
+        uvloop.run(client_main(args.kind, args.port, blob, args.telemetry, target=target, limits=limits))
 
 
 if __name__ == "__main__":
