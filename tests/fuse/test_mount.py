@@ -120,3 +120,31 @@ def test_every_writing_call_is_erofs(mounted: Path) -> None:
 
 def test_statfs_answers(mounted: Path) -> None:
     assert os.statvfs(mounted).f_namemax == 255
+
+
+def test_extended_attributes_say_version_homes_and_what_is_here(mounted: Path, source: Path) -> None:
+    path = mounted / "large.bin"
+    path.read_bytes()
+    names = os.listxattr(path)
+    assert names == [f"user.forebay.{name}" for name in ("fingerprint", "location", "cached")]
+    fingerprint, location, cached = (os.getxattr(path, name).decode() for name in names)
+    assert f"{(source / 'large.bin').stat().st_size:x}" in fingerprint.split("-")
+    assert len(location.split(",")) == 4
+    assert cached.endswith("/4")
+    with pytest.raises(OSError) as caught:  # noqa: PT011  # the errno is checked below
+        os.getxattr(path, "user.other")
+    assert caught.value.errno == errno.ENODATA
+    assert os.listxattr(mounted) == []
+
+
+def test_the_virtual_directory_is_not_listed_but_its_texts_are_read_by_cat(mounted: Path) -> None:
+    assert ".forebay" not in os.listdir(mounted)
+    folder = mounted / ".forebay"
+    assert sorted(os.listdir(folder)) == ["config", "stats", "trace", "version"]
+    assert "forebay_fuse_inodes" in run("cat", folder / "stats")
+    assert '"entry_timeout": 3600.0' in run("cat", folder / "config")
+    assert run("cat", folder / "version").startswith("forebay-fuse ")
+    assert " ms=" in run("cat", folder / "trace")
+    with pytest.raises(OSError) as caught:  # noqa: PT011  # the errno is checked below
+        (folder / "new").touch()
+    assert caught.value.errno == errno.EROFS

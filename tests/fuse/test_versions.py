@@ -95,3 +95,69 @@ def read_whole(path: Path) -> bytes:
         if e.errno != errno.ESTALE:
             raise
         return b""
+
+
+PAGE = mmap.PAGESIZE
+MODES = {
+    "cached": ("--no-passthrough",),
+    "direct": ("--direct-io",),
+    "mapped": ("--no-passthrough",),
+    "passthrough": (),
+    "mapped and passed through": (),
+}
+
+
+class View:
+    """One version, held open by a program: read page by page, through a descriptor or a mapping."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        self.fd = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(self.fd).st_size
+        self.mapped = mmap.mmap(self.fd, self.size, prot=mmap.PROT_READ) if "mapped" in mode else None
+
+    def page(self, number: int) -> bytes:
+        """One page."""
+        if self.mapped is not None:
+            return self.mapped[number * PAGE : (number + 1) * PAGE]
+        return os.pread(self.fd, PAGE, number * PAGE)
+
+    def close(self) -> None:
+        """Lets go of it."""
+        if self.mapped is not None:
+            self.mapped.close()
+        os.close(self.fd)
+
+
+@pytest.mark.parametrize("mode", list(MODES))
+def test_page_by_page_each_handle_reads_only_its_own_version_in_every_mode(tmp_path: Path, mode: str) -> None:
+    # given a file of one block whose first version is open, and of which every other page was read
+    source, mount = tmp_path / "source", tmp_path / "mount"
+    source.mkdir()
+    mount.mkdir()
+    rng = random.Random(4)
+    pages = 300
+    old, new = rng.randbytes(pages * PAGE), rng.randbytes((pages + 7) * PAGE)
+    (source / "file").write_bytes(old)
+    with file_cluster(source, mount, "--entry-timeout", "1", *MODES[mode]) as cluster:
+        (mount / "file").read_bytes()  # the workers have all of it
+        first = View(mount / "file", mode)
+        for number in range(0, pages, 2):
+            assert first.page(number) == old[number * PAGE : (number + 1) * PAGE]
+        # when it is replaced, and the new version is opened as well
+        replace(source / "file", new)
+        eventually(lambda: (mount / "file").stat().st_size == len(new), what="the new size", timeout_s=20)
+        second = View(mount / "file", mode)
+        # then all pages of both are right, read in turn
+        for number in range(pages):
+            assert first.page(number) == old[number * PAGE : (number + 1) * PAGE], number
+            assert second.page(number) == new[number * PAGE : (number + 1) * PAGE], number
+        assert second.page(pages + 6) == new[-PAGE:]
+        assert os.fstat(first.fd).st_size == len(old)
+        assert os.fstat(first.fd).st_ino == os.fstat(second.fd).st_ino
+        first.close()
+        assert second.page(3) == new[3 * PAGE : 4 * PAGE]
+        second.close()
+        said = (mount / ".forebay" / "stats").read_text()
+        wanted = mode if mode in ("cached", "direct") else "cached" if mode == "mapped" else "passthrough"
+        assert f'forebay_fuse_opens_total{{mode="{wanted}"}}' in said
+        assert cluster is not None

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from forebay.contracts import Entry, Layout, ListReply, LookupReply
-from forebay.contracts.identity import inode_number
+from forebay.contracts.identity import block_count, inode_number
 from forebay.errors import NotFound
 from forebay.telemetry import Telemetry, quiet
 from forebay_fuse.gateway import Gateway
@@ -180,6 +180,14 @@ class FakeClient:
     def is_home_here(self, layout: Layout) -> bool:
         """As it was told."""
         return self.home_here
+
+    def homes(self, layout: Layout, limit: int) -> list[str]:
+        """One worker has them all."""
+        return ["worker-1"] * min(limit, block_count(layout.size, layout.block_size))
+
+    def blocks_here(self, layout: Layout, limit: int) -> int:
+        """All or none."""
+        return block_count(layout.size, layout.block_size) if self.is_local else 0
 
     def forget(self, path: str) -> None:
         """Remembers."""

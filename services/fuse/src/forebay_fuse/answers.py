@@ -17,7 +17,7 @@ from forebay_fuse.splice import Piece
 LOGGED_A_S = 10
 """Failed requests that are logged each second; all are counted."""
 
-EXPECTED = (errno.ENOENT, errno.ESTALE)
+EXPECTED = (errno.ENOENT, errno.ESTALE, errno.ENODATA, errno.ERANGE)
 LOG = logs.get(__name__)
 
 Buffer = bytes | bytearray | memoryview
@@ -42,6 +42,7 @@ class Answers:
     def __init__(self, metrics: Metrics) -> None:
         self.sink: Sink | None = None
         self._errors = metrics.counter("forebay_fuse_errors_total", "errors given to programs", ("errno",))
+        self._bugs = metrics.counter("forebay_fuse_unexpected_errors_total", "requests that failed by a bug of ours")
         self._second, self._logged = 0, 0
 
     def send(self, *parts: Buffer) -> bool:
@@ -69,6 +70,8 @@ class Answers:
     def refuse(self, opcode: int, unique: int, error: Exception) -> None:
         """The reply to a request that ended with ``error``."""
         number = errno_of(error)
+        if not isinstance(error, ForebayError):
+            self._bugs.add(1)
         if number not in EXPECTED:
             self._log(opcode, number, error)
         if opcode not in layout.SILENT:

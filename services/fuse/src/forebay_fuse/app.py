@@ -14,6 +14,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 import forebay_fuse
 from forebay.client import Client, ClientOptions
 from forebay.contracts import WIRE_VERSION, LookupReply, StatusReply
@@ -34,6 +36,7 @@ from forebay_fuse.protocol import layout
 from forebay_fuse.settings import FuseSettings
 from forebay_fuse.splice import PAGE_BYTES, Pipe
 from forebay_fuse.view import View
+from forebay_fuse.virtual import Text
 
 REQUEST_MAX = 64 << 10
 """Longest request of the kernel on a read-only mount, with room."""
@@ -80,6 +83,8 @@ def view_of(settings: FuseSettings, pipe: Pipe) -> View:
         stack_depth=mounting.stack_depth(settings.short_circuit_dirs),
         small_file_bytes=settings.small_file,
         splice=settings.splice,
+        xattrs=settings.xattrs,
+        virtual=settings.virtual,
         max_background=settings.max_background,
         max_pages=READ_PAGES if settings.direct_io else min(READ_PAGES, pipe.pages_max),
     )
@@ -140,6 +145,13 @@ class Service:
             },
         )
 
+    def texts(self) -> dict[str, Text]:
+        """What ``.forebay`` says of this process."""
+        return {
+            "config": lambda: orjson.dumps(self.settings.shown(), option=orjson.OPT_INDENT_2) + b"\n",
+            "version": f"forebay-fuse {forebay_fuse.__version__} wire {WIRE_VERSION}\n".encode,
+        }
+
     async def start(self) -> None:
         """Joins the cluster, then mounts: a mount that is there can be read.
 
@@ -180,7 +192,7 @@ class Service:
         good_until_s = None if root.valid_s is None else time.monotonic() + root.valid_s
         inodes = InodeTable(root.entry, settings.root, root.mount_id, good_until_s=good_until_s, journal=self.journal)
         view = view_of(settings, pipe)
-        self.gateway = Gateway(self.client, view, inodes, self.telemetry, journal=self.journal)
+        self.gateway = Gateway(self.client, view, inodes, self.telemetry, journal=self.journal, texts=self.texts())
         if settings.fd is None:
             self.session = await self._mount(mountpoint)
         else:
@@ -241,7 +253,7 @@ class Service:
         root = kept.inodes[layout.ROOT_ID]
         inodes = InodeTable(root.entry, root.path, root.mount_id, good_until_s=0.0, journal=self.journal)
         view = takeover.as_agreed(view_of(settings, pipe), kept.init)
-        self.gateway = Gateway(self.client, view, inodes, self.telemetry, journal=self.journal)
+        self.gateway = Gateway(self.client, view, inodes, self.telemetry, journal=self.journal, texts=self.texts())
         device = self._device(self.session, self.gateway, pipe)
         self.gateway.restore(kept)
         takeover.give_back(left.untold_backing, DeviceBackings(fd))

@@ -16,6 +16,8 @@ from forebay_fuse.inodes import Inode
 from forebay_fuse.sdk import Client
 
 DOTS = 2
+"""Names that stand before the master's, where nothing else is shown."""
+
 PAGES_HELD = 2
 NAME_MAX = 255
 
@@ -43,6 +45,7 @@ class OpenDir:
     for each page but the newest; (3) ``count`` is known exactly when the last page was seen."""
 
     inode: Inode
+    dots: int = DOTS
     path: str = field(init=False)
     starts: list[int] = field(default_factory=lambda: [0])
     tokens: list[str | None] = field(default_factory=lambda: [None])

@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from forebay.errors import ForebayError
 from forebay.runtime import logs
 from forebay.telemetry import Telemetry
 from forebay_fuse.answers import Answers, Sink
@@ -24,11 +24,13 @@ from forebay_fuse.listing import Listing
 from forebay_fuse.names import Names
 from forebay_fuse.opening import Opening
 from forebay_fuse.protocol import layout, replies, requests
-from forebay_fuse.protocol.layout import Op
+from forebay_fuse.protocol.layout import ROOT_ID, Op
 from forebay_fuse.protocol.requests import ProtocolError, Request
 from forebay_fuse.sdk import Client
-from forebay_fuse.view import View
+from forebay_fuse.view import BASE, View
+from forebay_fuse.virtual import Text, Trace, Traced, Virtual
 from forebay_fuse.waits import Waits
+from forebay_fuse.xattrs import Xattrs
 
 WAITS_MAX = 1024
 """Requests that wait for the cluster; then the device is left unread until some have ended."""
@@ -64,6 +66,7 @@ class Gateway:
         *,
         waits_max: int = WAITS_MAX,
         journal: Journal | None = None,
+        texts: Mapping[str, Text] | None = None,
     ) -> None:
         self._view, self._tracer = view, telemetry.tracer
         self._journal = journal or NoJournal()
@@ -75,6 +78,10 @@ class Gateway:
         listing = Listing(client, view, inodes, names, self.handles, answers=self._answers)
         files = Files(view, names, self.handles, self._answers, metrics=telemetry.metrics)
         self.opening = opening = Opening(client, view, names, self.handles, self._answers, metrics=telemetry.metrics)
+        self._trace = Trace()
+        own: dict[str, Text] = {"stats": telemetry.metrics.render, "trace": self._trace.text, **(texts or {})}
+        self.virtual = Virtual(view, self._answers, own)
+        xattrs = Xattrs(client, names, self._answers)
         self._backings: Backings | None = None
         self._count(telemetry)
         self._inline: dict[int, Inline] = {
@@ -89,6 +96,7 @@ class Gateway:
             Op.READDIRPLUS: listing.readdir,
             Op.FORGET: names.forget,
             Op.BATCH_FORGET: names.forget,
+            **({Op.GETXATTR: xattrs.get, Op.LISTXATTR: xattrs.names} if view.xattrs else {}),
             Op.STATFS: self._statfs,
             Op.ACCESS: self._access,
             Op.INTERRUPT: lambda r: self.waits.interrupt(requests.interrupted(r)),
@@ -155,6 +163,8 @@ class Gateway:
     def _dispatch(self, request: Request) -> None:
         opcode = request.opcode
         self._requests.add(1, layout.name_of(opcode))
+        if (request.node_id >= BASE or request.node_id == ROOT_ID) and self._is_ours(request):
+            return
         inline, waiting = self._inline.get(opcode), self._waiting.get(opcode)
         if inline is not None and inline(request) is not False:
             return
@@ -164,15 +174,27 @@ class Gateway:
         else:
             self._answers.fail(request.unique, errno.EROFS if opcode in layout.WRITING else errno.ENOSYS)
 
+    def _is_ours(self, request: Request) -> bool:
+        """Answers what is about ``.forebay``."""
+        if not self._view.has_virtual:
+            return False
+        if request.node_id == ROOT_ID:
+            return request.opcode == Op.LOOKUP and self.virtual.look_up(request)
+        self.virtual.handle(request)
+        return True
+
     async def _answer_later(self, request: Request, waiting: Waiting) -> None:
         opcode, unique = request.opcode, request.unique
+        name, began_s, outcome = layout.name_of(opcode), time.monotonic(), "cancelled"
         try:
-            with self._tracer.start(f"fuse.{layout.name_of(opcode)}", kind="server", root=True):
+            with self._tracer.start(f"fuse.{name}", kind="server", root=True):
                 await waiting(request)
-        except ForebayError as e:
-            self._answers.refuse(opcode, unique, e)
+            outcome = "ok"
         except Exception as e:  # noqa: BLE001  # one request fails, the mount lives on
+            outcome = type(e).__name__
             self._answers.refuse(opcode, unique, e)
+        finally:
+            self._trace.add(Traced(time.time(), name, request.node_id, time.monotonic() - began_s, outcome))
 
     # -- the session
 

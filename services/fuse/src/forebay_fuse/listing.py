@@ -7,7 +7,7 @@ import time
 
 from forebay.contracts import Entry
 from forebay_fuse.answers import Answers
-from forebay_fuse.directories import DOTS, OpenDir, Page, encode_name
+from forebay_fuse.directories import OpenDir, Page, encode_name
 from forebay_fuse.errno_door import Refused
 from forebay_fuse.handles import HandleTable
 from forebay_fuse.inodes import InodeTable
@@ -17,7 +17,7 @@ from forebay_fuse.protocol.layout import Op
 from forebay_fuse.protocol.replies import DIR_TYPE, FILE_TYPE, Timeouts
 from forebay_fuse.protocol.requests import ReadIn, Request
 from forebay_fuse.sdk import Client
-from forebay_fuse.view import View
+from forebay_fuse.view import BASE, VIRTUAL, View
 
 NO_ENTRY = bytes(replies.ENTRY_BYTES)
 """Neither attributes nor a node id: the kernel looks the name up when it needs to."""
@@ -45,7 +45,8 @@ class Listing:
 
     def opendir(self, request: Request) -> None:
         """A stream of its own for each open."""
-        handle = self._handles.add(OpenDir(self._names.inode(request.node_id)))
+        inode = self._names.inode(request.node_id)
+        handle = self._handles.add(OpenDir(inode, self._view.dots(inode.node_id)))
         if not self._answers.ok(request.unique, replies.open_out(handle, 0)):
             self._handles.remove(handle)
 
@@ -63,7 +64,7 @@ class Listing:
         directory = self._directory(wanted)
         offset: int | None = wanted.offset
         while offset is not None:  # more than once only where whole pages of names went away
-            await directory.bring(self._client, max(0, offset - DOTS))
+            await directory.bring(self._client, max(0, offset - directory.dots))
             offset = self._answer(request, directory, offset, wanted.size)
 
     def _directory(self, wanted: ReadIn) -> OpenDir:
@@ -79,21 +80,23 @@ class Listing:
             return offset  # the dots come with the first page
         filling, plus = Filling(size), request.opcode == Op.READDIRPLUS
         index, is_full = self._dots(directory, offset, filling, plus=plus)
-        while not is_full and (found := directory.page_at(index - DOTS)) is not None:
+        while not is_full and (found := directory.page_at(index - directory.dots)) is not None:
             index, is_full = self._fill(directory, found, index, filling, plus=plus)
-        if not filling.out and not is_full and not directory.ends_before(index - DOTS):
+        if not filling.out and not is_full and not directory.ends_before(index - directory.dots):
             return index
         if not self._answers.ok(request.unique, b"".join(filling.out)):
             for node_id in filling.linked:
                 self._inodes.forget(node_id, 1)
         return None
 
-    @staticmethod
-    def _dots(directory: OpenDir, index: int, filling: Filling, *, plus: bool) -> tuple[int, bool]:
-        """``.`` and ``..``, the kernel's own; the offset after them, and whether the reply is full."""
-        head = NO_ENTRY if plus else b""
-        while index < DOTS:
-            data = head + replies.dirent(directory.inode.entry.inode, index + 1, b"." * (index + 1), DIR_TYPE)
+    def _dots(self, directory: OpenDir, index: int, filling: Filling, *, plus: bool) -> tuple[int, bool]:
+        """``.`` and ``..``, the kernel's own, and ``.forebay`` where it is shown; the offset after them, and whether
+        the reply is full."""
+        number, head = directory.inode.entry.inode, NO_ENTRY if plus else b""
+        own = ((b".", number), (b"..", number), (VIRTUAL.encode(), BASE))
+        while index < directory.dots:
+            name, inode = own[index]
+            data = head + replies.dirent(inode, index + 1, name, DIR_TYPE)
             if len(data) > filling.left:
                 return index, True
             filling.out.append(data)
@@ -108,7 +111,7 @@ class Listing:
         entry_s = view.entry_s(left_s)
         times = {kind: replies.timeouts(entry_s, view.attr_s_of(kind, left_s)) for kind in ("dir", "file")}
         links = plus and not self._inodes.crowded
-        for entry in page.entries[index - DOTS - page.start :]:
+        for entry in page.entries[index - directory.dots - page.start :]:
             index += 1
             if entry is None:
                 continue

@@ -152,7 +152,7 @@ class Opening:
             if inode is None:
                 continue
             if mode == "dir":
-                handles[number] = OpenDir(inode)
+                handles[number] = OpenDir(inode, self._view.dots(node))
             elif (layout := inode.entry.layout) is not None:
                 handles[number] = OpenFile(inode, partial(self._reader, inode), Mode(mode), layout.block_size)
                 if backing_id and self.modes.get(node) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from forebay.contracts import Layout, ListReply, LookupReply
@@ -76,6 +77,12 @@ class Client(Protocol):
 
     def is_home_here(self, layout: Layout) -> bool:
         """Whether a worker of this host would fill the file's first block into a directory that can be read here."""
+
+    def homes(self, layout: Layout, limit: int) -> Sequence[str]:
+        """The home of each of the first blocks."""
+
+    def blocks_here(self, layout: Layout, limit: int) -> int:
+        """How many of the first blocks lie whole in directories of this host."""
 
     def forget(self, path: str) -> None:
         """The next lookup of ``path`` asks a master."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -33,6 +34,10 @@ class FuseSettings(ServiceSettings):
     passthrough: bool = Field(True, description="the kernel reads whole files of this host itself, where it can")
     small_file: Size = Field(
         4 << 20, ge=0, description="files up to this many bytes whose home is this host are fetched whole when opened"
+    )
+    xattrs: bool = Field(True, description="files have extended attributes (user.forebay.fingerprint and others)")
+    virtual: Literal["hidden", "shown", "off"] = Field(
+        "hidden", description="the directory .forebay at the root: there but not listed, listed, or not there"
     )
     splice: bool = Field(True, description="blocks in memory of this host reach the kernel without a copy of ours")
     read_ahead_kib: int = Field(

@@ -11,6 +11,10 @@ from forebay_fuse.protocol import layout
 from forebay_fuse.protocol.replies import Attributes
 
 PAGE_BYTES = 4096
+VIRTUAL = ".forebay"
+BASE = 1 << 62
+"""Node id and inode number of the virtual directory; its files follow."""
+
 _DIR, _FILE = stat.S_IFDIR, stat.S_IFREG
 _PASSED = int(layout.Open.NOFLUSH | layout.Open.PASSTHROUGH)
 _DIRECT = int(layout.Open.NOFLUSH | layout.Open.DIRECT_IO)
@@ -37,6 +41,8 @@ class View:
     small_file_bytes: int = 4 << 20
     small_file_s: float = 2.0
     splice: bool = True
+    xattrs: bool = True
+    virtual: str = "hidden"
     max_pages: int = 256
     max_background: int = 64
 
@@ -50,6 +56,15 @@ class View:
         kind = _DIR if entry.kind == "dir" else _FILE
         mode = entry.mode & 0o555 & ~self.umask
         return Attributes(entry.inode, entry.size, entry.mtime_ns, kind | mode, self.uid, self.gid)
+
+    @property
+    def has_virtual(self) -> bool:
+        """Whether ``.forebay`` is there."""
+        return self.virtual != "off"
+
+    def dots(self, node_id: int) -> int:
+        """How many names of our own a listing of the directory begins with: two dots, and ``.forebay`` if shown."""
+        return 3 if node_id == layout.ROOT_ID and self.virtual == "shown" else 2
 
     @property
     def wants_passthrough(self) -> bool:

@@ -245,6 +245,23 @@ class Client:
         block_id = identity.block_id(layout.version_id, layout.block_size, 0)
         return self._local.usable and self._source.home_of(block_id) in self._local.member_ids
 
+    def homes(self, layout: Layout, limit: int) -> Sequence[str]:
+        """Member ids of the homes of the file's blocks, of the first ``limit``; none while there is no worker."""
+        count = min(identity.block_count(layout.size, layout.block_size), limit)
+        ids = (identity.block_id(layout.version_id, layout.block_size, index) for index in range(count))
+        return [home for block_id in ids if (home := self._source.home_of(block_id)) is not None]
+
+    def blocks_here(self, layout: Layout, limit: int) -> int:
+        """How many of the file's blocks (of the first ``limit``) lie whole in directories of this host."""
+        size, block_size = layout.size, layout.block_size
+        return sum(
+            self._local.has(
+                identity.block_id(layout.version_id, block_size, index),
+                identity.block_length(size, block_size, index),
+            )
+            for index in range(min(identity.block_count(size, block_size), limit))
+        )
+
     def forget(self, path: str) -> None:
         """The next lookup of ``path`` asks a master."""
         self._metadata.expire(normal(path))

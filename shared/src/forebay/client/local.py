@@ -132,6 +132,15 @@ class LocalDirs:
                 return block
         return None
 
+    def has(self, block_id: str, length: int) -> bool:
+        """Whether a directory here holds the whole block; it does not count as a read."""
+        for owner in self._dirs:
+            fd = _open_block(owner.fd, block_id, length)
+            if fd is not None:
+                os.close(fd)
+                return True
+        return False
+
     def closed(self, block: LocalBlock) -> None:
         """A block was closed; its counts wait for the next report."""
         self.open_blocks.discard(block)

@@ -114,6 +114,11 @@ def statfs(*, blocks: int, block_size: int, files: int, name_max: int) -> bytes:
     return l.STATFS_OUT.pack(blocks, 0, 0, files, 0, block_size, name_max, block_size, 0)
 
 
+def xattr_size(size: int) -> bytes:
+    """``struct fuse_getxattr_out``: how long the value is."""
+    return l.XATTR_OUT.pack(size, 0)
+
+
 def version() -> bytes:
     """The reply to an INIT of a later major version: which one we speak (the kernel asks again)."""
     return l.INIT_OUT.pack(l.MAJOR, l.MINOR, *(0,) * 11)

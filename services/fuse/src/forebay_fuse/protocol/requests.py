@@ -110,6 +110,13 @@ def forgets(request: Request) -> list[tuple[int, int]]:
     return [l.FORGET_ONE.unpack_from(request.body, start + i * l.FORGET_ONE.size) for i in range(count)]
 
 
+def xattr_in(request: Request) -> tuple[int, bytes]:
+    """Room for the answer (0: its length is asked for) and name of GETXATTR; LISTXATTR has no name."""
+    _need(request, l.XATTR_IN.size)
+    size: int = l.XATTR_IN.unpack_from(request.body)[0]
+    return size, bytes(request.body[l.XATTR_IN.size :]).partition(b"\0")[0]
+
+
 def access_mask(request: Request) -> int:
     """The mask of ACCESS."""
     _need(request, l.ACCESS_IN.size)
