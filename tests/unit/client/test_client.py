@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from forebay.client import Client, ClientOptions
+from forebay.client import Client, ClientOptions, Reader
 from forebay.contracts import TierInfo, identity
 from forebay.contracts.blocks import format_range
 from forebay.errors import DeadlineExceeded, InvalidRequest, NotFound, StaleVersion
@@ -241,7 +241,7 @@ def home_first(cluster: FakeCluster, client: Client, index: int = 0) -> list[int
     """Workers in the ranking of the file's block, by number."""
     layout = entry_of("a", DATA, block_size=BLOCK).layout
     assert layout is not None
-    ranked = client._members.ranked(identity.block_id(layout.version_id, BLOCK, index))
+    ranked = client._members.block(identity.block_id(layout.version_id, BLOCK, index)).ranked
     return [int(m.member_id[1:]) for m in ranked]
 
 
@@ -282,6 +282,111 @@ def test_a_home_that_stalls_costs_its_deadline_once() -> None:
         await reader.close()
 
     with_client(body, workers=2)
+
+
+def held_off(o: ClientOptions) -> ClientOptions:
+    """No readahead, and a step deadline that no test may wait for."""
+    return replace(o, readahead_bytes=0, step_deadline_s=4.0)
+
+
+async def warmed(client: Client, reads: int = 30) -> Reader:
+    """A reader of a client that knows how long answers take."""
+    reader = await client.open("/a")
+    for offset in range(reads):
+        assert await reader.read(offset * 1_000, 1_000) == DATA[offset * 1_000 : (offset + 1) * 1_000]
+    return reader
+
+
+def test_a_late_answer_is_asked_for_a_second_time_of_another_that_may_hold_it() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await warmed(client)
+        home, second, third = home_first(cluster, client)
+        cluster.workers[home].fault = "stall"
+        started = time.monotonic()
+        assert await reader.read(70_000, 1_000) == DATA[70_000:71_000]
+        assert time.monotonic() - started < 1.0
+        assert (cluster.workers[second].probes, cluster.workers[third].probes) == (1, 0)
+        await reader.close()
+
+    with_client(body, workers=3, change=held_off)
+
+
+def test_a_second_request_in_vain_waits_for_the_first_and_is_not_repeated() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await warmed(client)
+        home, second, _ = home_first(cluster, client)
+        cluster.workers[home].latency_s = 0.2
+        cluster.workers[second].cold = True
+        for _ in range(2):
+            assert await reader.read(70_000, 1_000) == DATA[70_000:71_000]
+        assert cluster.workers[second].probes == 1
+        assert not [hop for _, _, hop in cluster.workers[second].requests[1:]]
+        await reader.close()
+
+    with_client(body, workers=3, change=held_off)
+
+
+def test_without_hedges_a_late_home_is_waited_for() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await warmed(client)
+        home = home_first(cluster, client)[0]
+        cluster.workers[home].latency_s = 0.2
+        assert await reader.read(70_000, 1_000) == DATA[70_000:71_000]
+        assert [w.probes for w in cluster.workers] == [0, 0, 0]
+        await reader.close()
+
+    with_client(body, workers=3, change=lambda o: replace(held_off(o), hedge=False))
+
+
+def test_a_slow_home_is_found_by_latency_alone_and_avoided() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await warmed(client)
+        home = home_first(cluster, client)[0]
+        other = next(i for i in range(1, 4) if home_first(cluster, client, i)[0] != home)
+        for _ in range(3):  # another worker's pace is known
+            await reader.read(other * BLOCK, 1_000)
+        cluster.workers[home].latency_s = 0.1
+        for _ in range(3):
+            await reader.read(70_000, 1_000)
+        asked = len(cluster.workers[home].requests)
+        started = time.monotonic()
+        for _ in range(10):
+            assert await reader.read(70_000, 1_000) == DATA[70_000:71_000]
+        assert time.monotonic() - started < 0.5
+        assert len(cluster.workers[home].requests) == asked
+        await reader.close()
+
+    with_client(body, workers=3, change=lambda o: replace(held_off(o), hedge=False))
+
+
+def test_who_was_offered_a_block_is_asked_first_and_its_home_if_it_has_lost_it() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await client.open("/a")
+        home, second, _ = (cluster.workers[i] for i in home_first(cluster, client))
+        home.offers = second.name
+        await reader.read(70_000, 1_000)
+        assert (len(home.requests), len(second.requests)) == (1, 0)
+        await reader.read(70_000, 1_000)
+        assert (len(home.requests), len(second.requests), second.probes) == (1, 1, 1)
+        second.cold = True
+        for _ in range(2):
+            assert await reader.read(70_000, 1_000) == DATA[70_000:71_000]
+        assert (len(home.requests), second.probes) == (3, 2)
+        await reader.close()
+
+    with_client(body, workers=3, change=held_off)
+
+
+def test_round_robin_asks_every_worker_in_turn_and_lets_it_forward() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await client.open("/a")
+        for index in range(4):
+            await reader.read(index * BLOCK, 1_000)
+        assert sorted(len(w.requests) for w in cluster.workers) == [2, 2]
+        assert not any(hop for w in cluster.workers for _, _, hop in w.requests)
+        await reader.close()
+
+    with_client(body, workers=2, change=lambda o: replace(held_off(o), location_policy="round-robin"))
 
 
 def test_a_worker_that_comes_back_within_the_deadline_is_found_again() -> None:

@@ -1,11 +1,12 @@
 """The order in which members are asked for a block."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from forebay import errors
-from forebay.client.plan import STEPS_MAX, SUSPECT_S_MAX, Suspects, goes_on, steps
+from forebay.client.plan import STEPS_MAX, SUSPECT_S_MAX, Holders, Step, Suspects, goes_on, hedge_member, steps
 from forebay.contracts import Member
 from forebay.contracts.records import MemberState
 
@@ -20,7 +21,7 @@ RANKED = [worker(n) for n in "abcdef"]
 def order(ranked: Sequence[Member] = RANKED, *, suspects: frozenset[str] = frozenset(), replicas: int = 1) -> str:
     return "".join(
         s.member.member_id + ("!" if s.hop else "")
-        for s in steps(ranked, replicas=replicas, suspects=suspects, remaining_s=30.0, step_s=10.0)
+        for s in steps(Holders(ranked, replicas), suspects=suspects, remaining_s=30.0, step_s=10.0)
     )
 
 
@@ -45,7 +46,7 @@ def test_no_member_no_step() -> None:
 
 
 def test_never_more_than_the_named_number_of_steps() -> None:
-    assert len(steps(RANKED, replicas=1, suspects=(), remaining_s=1.0, step_s=1.0)) == STEPS_MAX
+    assert len(steps(Holders(RANKED), suspects=(), remaining_s=1.0, step_s=1.0)) == STEPS_MAX
 
 
 def test_selection_chooses_among_the_replicas_only() -> None:
@@ -55,20 +56,54 @@ def test_selection_chooses_among_the_replicas_only() -> None:
         seen.extend(m.member_id for m in holders)
         return holders[-1]
 
-    got = steps(RANKED, replicas=2, suspects=(), remaining_s=30.0, step_s=10.0, pick=pick)
+    got = steps(Holders(RANKED, 2), suspects=(), remaining_s=30.0, step_s=10.0, pick=pick)
     assert seen == ["a", "b"]
     assert [s.member.member_id for s in got] == ["b", "a", "c", "d"]
 
 
-def test_local_first_asks_the_worker_of_this_host_and_lets_it_forward() -> None:
-    got = steps(RANKED, replicas=1, suspects=(), remaining_s=30.0, step_s=10.0, local=frozenset("d"))
+def test_an_entry_worker_is_asked_first_and_may_forward() -> None:
+    got = steps(Holders(RANKED, entry=RANKED[3]), suspects=(), remaining_s=30.0, step_s=10.0)
     assert [(s.member.member_id, s.hop) for s in got[:3]] == [("d", False), ("a", False), ("b", True)]
 
 
+def test_who_was_offered_the_block_is_probed_before_its_home() -> None:
+    offered = Holders(RANKED[:3], offered=RANKED[1])
+    got = steps(offered, suspects=(), remaining_s=30.0, step_s=10.0)
+    assert [(s.member.member_id, s.probe, s.hop) for s in got] == [
+        ("b", True, True),
+        ("a", False, False),
+        ("b", False, True),
+        ("c", False, True),
+    ]
+    for shunned in (replace(offered, lacking={"b"}), replace(offered, entry=RANKED[2])):
+        assert not any(s.probe for s in steps(shunned, suspects=(), remaining_s=30.0, step_s=10.0))
+    assert not any(s.probe for s in steps(offered, suspects={"b"}, remaining_s=30.0, step_s=10.0))
+
+
+def hedged(holders: Holders, *, first: str = "a", suspects: str = "") -> str | None:
+    member = hedge_member(holders, Step(worker(first), hop=False, timeout_s=1.0), suspects=set(suspects))
+    return member.member_id if member is not None else None
+
+
+def test_a_second_request_goes_to_one_that_may_hold_the_block_and_is_well() -> None:
+    assert hedged(Holders(RANKED, 3)) == "b"
+    assert hedged(Holders(RANKED, 3), first="b") == "a"
+    assert hedged(Holders(RANKED, 3), suspects="b") == "c"
+    assert hedged(Holders(RANKED, 3, lacking={"b"})) == "c"
+    assert hedged(Holders([RANKED[0], worker("b", "down"), *RANKED[2:]], 3)) == "c"
+    assert hedged(Holders(RANKED, 1, offered=RANKED[4])) == "e"
+
+
+def test_without_replicas_only_the_next_in_ranking_may_hold_it() -> None:
+    assert hedged(Holders(RANKED)) == "b"
+    assert hedged(Holders(RANKED, lacking={"b"})) is None
+    assert hedged(Holders(RANKED[:1])) is None
+
+
 def test_each_step_leaves_time_for_those_after_it() -> None:
-    got = steps(RANKED[:2], replicas=1, suspects=(), remaining_s=4.0, step_s=10.0)
+    got = steps(Holders(RANKED[:2]), suspects=(), remaining_s=4.0, step_s=10.0)
     assert [s.timeout_s for s in got] == [2.0, 4.0]
-    got = steps(RANKED[:2], replicas=1, suspects=(), remaining_s=30.0, step_s=10.0)
+    got = steps(Holders(RANKED[:2]), suspects=(), remaining_s=30.0, step_s=10.0)
     assert [s.timeout_s for s in got] == [10.0, 10.0]
 
 

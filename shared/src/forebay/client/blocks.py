@@ -1,21 +1,27 @@
-"""Reading a range of a block from the workers: plan, ask, fall back, within one deadline."""
+"""Reading a range of a block from the workers: plan, ask, hedge, fall back, within one deadline."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from forebay.balancing import LoadTable, Placement, choose
+from forebay.balancing import LoadTable, Paces, Surroundings, choose, entry_worker
+from forebay.client.hedges import Delays
+from forebay.client.members import Members
 from forebay.client.options import ClientOptions
-from forebay.client.plan import STEPS_MAX, Step, Suspects, blames_member, goes_on, round_pause_s, steps
+from forebay.client.plan import Holders, Step, Suspects, blames_member, goes_on, hedge_member, round_pause_s, steps
+from forebay.client.race import Race
+from forebay.client.retries import RetryBudget
+from forebay.client.tasks import Tasks
 from forebay.client.tickets import TicketCache
-from forebay.contracts import BlockTarget, ClusterMap, Layout, Member, identity
+from forebay.contracts import BlockTarget, Layout, Member, identity
 from forebay.contracts.blocks import (
     HOP_HEADER,
+    OFFERED_HEADER,
+    ONLY_IF_CACHED,
     READ_TYPE_HEADER,
     SERVING_WEIGHT_HEADER,
     SOURCE_HEADER,
@@ -26,6 +32,7 @@ from forebay.contracts.blocks import (
 from forebay.errors import (
     DeadlineExceeded,
     ForebayError,
+    NotCached,
     PeerMisbehaved,
     PeerUnavailable,
     PermissionDenied,
@@ -35,10 +42,14 @@ from forebay.runtime import Deadline
 from forebay.telemetry import Metrics
 from forebay.transport import DataReply, HttpClient
 
-RANKINGS_MAX = 4096
-"""Rankings remembered; each costs a hash per worker."""
-
 SOURCES = frozenset({"mem", "ssd", "peer", "ufs"})
+TIERS = frozenset({"mem", "ssd"})
+
+HEDGES_MAX = 8
+"""Second requests under way at once: each holds a buffer of its own."""
+
+ALIVE_AFTER_S = 1.0
+"""A worker that has not answered for so long is asked whether it is alive, and again after each such time."""
 
 
 @dataclass(frozen=True)
@@ -69,29 +80,22 @@ class FileVersion:
         )
 
 
-class Members:
-    """The cluster map as reads need it: placement, with the rankings of recent blocks remembered."""
+@dataclass(frozen=True)
+class Wanted:
+    """One range of one block. ``length`` bytes from ``offset``."""
 
-    def __init__(self) -> None:
-        self.map: ClusterMap | None = None
-        self._placement = Placement.over(())
-        self._rankings: OrderedDict[str, list[Member]] = OrderedDict()
+    file: FileVersion
+    index: int
+    offset: int
+    length: int
+    block_id: str
+    path: str
 
-    def update(self, cluster_map: ClusterMap) -> None:
-        """A new map; rankings are computed anew (a member's state may have changed within an epoch)."""
-        self.map = cluster_map
-        self._placement = Placement(cluster_map)
-        self._rankings.clear()
-
-    def ranked(self, block_id: str) -> list[Member]:
-        """Owners of the block, home first: enough for replicas and fallback."""
-        ranked = self._rankings.get(block_id)
-        if ranked is None:
-            ranked = self._placement.ranked(block_id, 16 + STEPS_MAX)
-            self._rankings[block_id] = ranked
-            if len(self._rankings) > RANKINGS_MAX:
-                self._rankings.popitem(last=False)
-        return ranked
+    @staticmethod
+    def of(file: FileVersion, index: int, offset: int, length: int) -> Wanted:
+        """With what a request needs computed once."""
+        block_id = file.block_id(index)
+        return Wanted(file, index, offset, length, block_id, block_path(block_id, file.target(index)))
 
 
 class BlockSource:
@@ -104,6 +108,7 @@ class BlockSource:
         options: ClientOptions,
         members: Members,
         tickets: TicketCache,
+        tasks: Tasks,
         local_members: Callable[[], frozenset[str]],
         metrics: Metrics,
     ) -> None:
@@ -111,21 +116,46 @@ class BlockSource:
         self._options = options
         self._members = members
         self._tickets = tickets
+        self._tasks = tasks
         self._local_members = local_members
         self._rng = random.Random()
         self.loads = LoadTable()
         self.suspects = Suspects()
+        self.paces = Paces()
+        self._delays = Delays()
+        self._budget = RetryBudget(time.monotonic())
+        self._hedges = 0
+        self._measure(metrics)
+
+    def _measure(self, metrics: Metrics) -> None:
         self.bytes_read = metrics.counter(
             "forebay_client_read_bytes_total", "bytes read, by where they came from", ("source",)
         )
         self._failed = metrics.counter(
             "forebay_client_steps_failed_total", "members that failed a read, by error", ("code",)
         )
+        self._hedged = metrics.counter(
+            "forebay_client_hedges_total", "second requests, by whether they were first", ("won",)
+        )
+        self._waited = metrics.counter(
+            "forebay_client_retries_delayed_total", "second tries that waited for the retry budget"
+        )
+        metrics.observed(
+            "forebay_client_members_avoided",
+            "members that are asked last: they failed, or are slow",
+            lambda: len(self._shunned(time.monotonic())),
+        )
 
     def home_of(self, block_id: str) -> str | None:
         """The member id of the block's home."""
-        ranked = self._members.ranked(block_id)
+        ranked = self._members.block(block_id).ranked
         return ranked[0].member_id if ranked else None
+
+    def retain(self, member_ids: Collection[str]) -> None:
+        """Forgets members that left the map."""
+        self.loads.retain(member_ids)
+        self.suspects.forget_others(member_ids)
+        self.paces.retain(member_ids)
 
     async def fetch(self, file: FileVersion, index: int, offset: int, buffer: memoryview, deadline: Deadline) -> None:
         """Fill ``buffer`` with the block's bytes from ``offset``.
@@ -136,18 +166,22 @@ class BlockSource:
             ForebayError: an answer that no other member would better (``StaleVersion``, ``NotFound``, …), or what the
                 last member failed with when time is up.
         """
+        wanted = Wanted.of(file, index, offset, len(buffer))
         error: ForebayError = PeerUnavailable("no worker is in the cluster map")
+        self._budget.earn()
+        has_tried = False
         for round_index in range(1, 1000):
-            for step in self._plan(file, index, deadline):
-                if deadline.expired:
+            for step in self._plan(wanted, deadline):
+                if deadline.expired or (has_tried and not await self._may_retry(deadline)):
                     break
+                has_tried = has_tried or not step.probe  # a probe in vain is no failure
                 try:
-                    return await self._ask(step, file, index, offset, buffer, deadline)
+                    return await self._ask(step, wanted, buffer, deadline)
                 except ForebayError as e:
-                    if not goes_on(e):
+                    if not goes_on(e) and not step.probe:
                         raise
-                    error = e
-                    self._failed.add(1, e.code)
+                    self._noted(step, wanted, e)
+                    error = e if not step.probe else error
             pause = round_pause_s(round_index)
             if deadline.remaining_s() <= pause:
                 break
@@ -156,85 +190,212 @@ class BlockSource:
             raise error
         raise DeadlineExceeded(f"no worker gave the block in time; the last one said: {error.message}", code=error.code)
 
-    def _plan(self, file: FileVersion, index: int, deadline: Deadline) -> list[Step]:
-        options, now = self._options, time.monotonic()
-        local = self._local_members() if options.location_policy == "local-first" else frozenset()
+    async def _may_retry(self, deadline: Deadline) -> bool:
+        """Waits for the retry budget; whether there is still time."""
+        while not deadline.expired:
+            if self._budget.take(now := time.monotonic()):
+                return True
+            self._waited.add(1)
+            await asyncio.sleep(min(self._budget.wait_s(now), deadline.remaining_s()))
+        return False
+
+    def _noted(self, step: Step, wanted: Wanted, error: ForebayError) -> None:
+        if isinstance(error, NotCached):
+            self._members.block(wanted.block_id).lacking.add(step.member.member_id)
+        else:
+            self._failed.add(1, error.code)
+
+    def _shunned(self, now_s: float) -> Collection[str]:
+        """Members that are asked last now."""
+        failing, slow = self.suspects.now(now_s), self.paces.slow(now_s)
+        return {*failing, *slow} if failing and slow else failing or slow
+
+    def _holders(self, wanted: Wanted) -> Holders:
+        options, known = self._options, self._members.block(wanted.block_id)
+        entry = None
+        if options.location_policy != "deterministic-hash":
+            around = Surroundings(self._local_members(), known.turn, options.reserved_bytes)
+            entry = entry_worker(options.location_policy, known.ranked, self._members.workers, around)
+        replicas = self._tickets.replicas(wanted.file.mount_id)
+        return Holders(known.ranked, replicas, entry, known.offered, known.lacking)
+
+    def _plan(self, wanted: Wanted, deadline: Deadline) -> list[Step]:
+        now = time.monotonic()
         return steps(
-            self._members.ranked(file.block_id(index)),
-            replicas=self._tickets.replicas(file.mount_id),
-            suspects=self.suspects.now(now),
+            self._holders(wanted),
+            suspects=self._shunned(now),
             remaining_s=deadline.remaining_s(),
-            step_s=options.step_deadline_s,
-            pick=lambda holders: choose(holders, self.loads.loads(holders, now), self._rng),
-            local=local,
+            step_s=self._options.step_deadline_s,
+            pick=lambda owners: choose(owners, self.loads.loads(owners, now), self._rng),
         )
 
-    async def _ask(
-        self, step: Step, file: FileVersion, index: int, offset: int, buffer: memoryview, deadline: Deadline
-    ) -> None:
+    async def _ask(self, step: Step, wanted: Wanted, buffer: memoryview, deadline: Deadline) -> None:
         """One member, with one more try under a fresh ticket if it refuses ours."""
         bound = deadline.sooner(step.timeout_s)
         for fresh in (False, True):
             async with bound.timeout():
-                ticket = (await self._tickets.get(file.mount_id, file.path)).ticket
-            headers = self._headers(step, ticket, offset, len(buffer))
+                ticket = (await self._tickets.get(wanted.file.mount_id, wanted.file.path)).ticket
             try:
-                reply = await self._timed(step.member, file, index, buffer, bound, headers)
+                reply = await self._watched(step, wanted, ticket, buffer, bound)
             except (Unauthenticated, PermissionDenied):
-                if fresh or not self._tickets.drop(file.mount_id, ticket):
+                if fresh or not self._tickets.drop(wanted.file.mount_id, ticket):
                     raise
                 continue
-            self._check(reply, len(buffer))
+            self._taken(reply, wanted)
             return
 
-    def _headers(self, step: Step, ticket: str, offset: int, length: int) -> dict[str, str]:
-        headers = {TICKET_HEADER: ticket, "range": format_range(offset, offset + length)}
+    # -- one request, and what helps it along when it is late
+
+    async def _watched(
+        self, step: Step, wanted: Wanted, ticket: str, buffer: memoryview, deadline: Deadline
+    ) -> DataReply:
+        """The request; a hedge and a look whether the member is alive run beside it when it is late."""
+        delay_s = self._delays.delay_s(wanted.length) if self._options.hedge else None
+        first_s = ALIVE_AFTER_S if delay_s is None else min(delay_s, ALIVE_AFTER_S)
+        race: Race[DataReply] = Race(
+            self._tasks, first_s, lambda: self._help(race, step, wanted, ticket, buffer, deadline, delay_s)
+        )
+        return await race.run(self._timed(step, wanted, ticket, buffer, deadline, race))
+
+    async def _help(
+        self,
+        race: Race[DataReply],
+        step: Step,
+        wanted: Wanted,
+        ticket: str,
+        buffer: memoryview,
+        deadline: Deadline,
+        delay_s: float | None,
+    ) -> None:
+        started = race.started_s
+        if delay_s is not None:
+            await asyncio.sleep(started + delay_s - time.monotonic())
+            await self._hedge(race, step, wanted, ticket, buffer, deadline)
+        await asyncio.sleep(started + ALIVE_AFTER_S - time.monotonic())
+        while await self._is_alive(step.member):
+            await asyncio.sleep(ALIVE_AFTER_S)
+        race.lose(PeerUnavailable(f"{step.member.member_id} does not answer any more", member=step.member.member_id))
+
+    async def _hedge(
+        self,
+        race: Race[DataReply],
+        step: Step,
+        wanted: Wanted,
+        ticket: str,
+        buffer: memoryview,
+        deadline: Deadline,
+    ) -> None:
+        """Asks another member that may hold the block. Into a buffer of its own: two must not write into one."""
+        now = time.monotonic()
+        member = hedge_member(self._holders(wanted), step, suspects=self._shunned(now))
+        if member is None or self._hedges >= HEDGES_MAX or not self._budget.take(now):
+            return
+        own = memoryview(bytearray(wanted.length))
+        other = Step(member, hop=True, timeout_s=step.timeout_s, probe=True)
+        self._hedges += 1
+        won = False
+        try:
+            reply = await self._timed(other, wanted, ticket, own, deadline)
+            self._check(reply, wanted.length)
+
+            def take() -> DataReply:
+                buffer[:] = own
+                return reply
+
+            race.win(take)
+            won = True
+        except ForebayError as e:
+            self._noted(other, wanted, e)
+        finally:
+            self._hedges -= 1
+            self._hedged.add(1, "yes" if won else "no")
+
+    async def _is_alive(self, member: Member) -> bool:
+        """Whether the member answers anything at all; a paused or cut-off one does not."""
+        try:
+            await self._http.fetch(member.tcp, "GET", "/healthz", deadline=Deadline.after(ALIVE_AFTER_S))
+        except ForebayError:
+            return False
+        return True
+
+    def _headers(self, step: Step, wanted: Wanted, ticket: str) -> dict[str, str]:
+        headers = {TICKET_HEADER: ticket, "range": format_range(wanted.offset, wanted.offset + wanted.length)}
         if step.hop:
             headers[HOP_HEADER] = "1"
+        if step.probe:
+            headers["cache-control"] = ONLY_IF_CACHED
         if self._options.read_type != "CACHE":
             headers[READ_TYPE_HEADER] = self._options.read_type
         return headers
 
     async def _timed(
         self,
-        member: Member,
-        file: FileVersion,
-        index: int,
+        step: Step,
+        wanted: Wanted,
+        ticket: str,
         buffer: memoryview,
         deadline: Deadline,
-        headers: dict[str, str],
+        race: Race[DataReply] | None = None,
     ) -> DataReply:
         """The request, with what it says about the member recorded."""
-        member_id, started = member.member_id, time.monotonic()
-        path = block_path(file.block_id(index), file.target(index))
+        member_id, started = step.member.member_id, time.monotonic()
         self.loads.start(member_id, started)
+        self.paces.asked(member_id, started)
         try:
-            reply = await self._http.read_into(member.tcp, path, buffer, deadline=deadline, headers=headers)
+            headers = self._headers(step, wanted, ticket)
+            reply = await self._http.read_into(step.member.tcp, wanted.path, buffer, deadline=deadline, headers=headers)
         except ForebayError as e:
             now, bad = time.monotonic(), blames_member(e)
             self.loads.finish(member_id, now, latency_s=now - started, ok=not bad)
+            self.paces.unanswered(member_id)
             if bad:
                 self.suspects.failed(member_id, now)
             raise
         except BaseException:
-            self.loads.cancelled(member_id)
+            self._left(step, wanted, started, race)
             raise
         now = time.monotonic()
         self.loads.finish(member_id, now, latency_s=now - started)
         self.suspects.answered(member_id)
-        self._heard(member_id, reply, now)
+        self._delays.answered(wanted.length, now - started)
+        self._heard(step, reply, now - started, now)
         return reply
 
-    def _heard(self, member_id: str, reply: DataReply, now_s: float) -> None:
-        weight = reply.headers.get(SERVING_WEIGHT_HEADER)
+    def _left(self, step: Step, wanted: Wanted, started_s: float, race: Race[DataReply] | None) -> None:
+        """The request was given up: by the caller, which says nothing, or because another member was faster."""
+        member_id, now = step.member.member_id, time.monotonic()
+        if race is None or not race.is_over:
+            self.loads.cancelled(member_id)
+            self.paces.unanswered(member_id)
+        elif race.error is None:
+            self.loads.finish(member_id, now, latency_s=now - started_s)
+            self.paces.answered(member_id, wanted.length, now - started_s, now)
+        else:
+            self.loads.finish(member_id, now, latency_s=now - started_s, ok=False)
+            self.paces.unanswered(member_id)
+            self.suspects.failed(member_id, now)
+
+    def _heard(self, step: Step, reply: DataReply, latency_s: float, now_s: float) -> None:
+        member_id, headers = step.member.member_id, reply.headers
+        weight = headers.get(SERVING_WEIGHT_HEADER)
         if weight is not None:
             try:
                 self.loads.heard_weight(member_id, float(weight), now_s)
             except ValueError as e:
                 raise PeerMisbehaved("the worker's serving weight is no number") from e
+        if headers.get(SOURCE_HEADER) in TIERS:
+            self.paces.answered(member_id, reply.length, latency_s, now_s)
+        else:
+            self.paces.unanswered(member_id)
 
     def _check(self, reply: DataReply, length: int) -> None:
         if reply.length != length:
             raise PeerMisbehaved("the worker sent another length than asked for", asked=length, got=reply.length)
+
+    def _taken(self, reply: DataReply, wanted: Wanted) -> None:
+        self._check(reply, wanted.length)
         source = reply.headers.get(SOURCE_HEADER, "")
-        self.bytes_read.add(length, source if source in SOURCES else "unknown")
+        self.bytes_read.add(wanted.length, source if source in SOURCES else "unknown")
+        offered = reply.headers.get(OFFERED_HEADER)
+        if offered is not None:
+            self._members.block(wanted.block_id).offered = self._members.member(offered)

@@ -13,9 +13,10 @@ from pathlib import PurePosixPath
 from types import TracebackType
 from urllib.parse import urlsplit
 
-from forebay.client.blocks import BlockSource, FileVersion, Members
+from forebay.client.blocks import BlockSource, FileVersion
 from forebay.client.local import LocalBlock, LocalDirs
 from forebay.client.masters import Masters
+from forebay.client.members import Members
 from forebay.client.metadata import MetadataCache
 from forebay.client.options import ClientOptions
 from forebay.client.reader import Reader, ReaderParts
@@ -91,6 +92,7 @@ class Client:
             options=options,
             members=self._members,
             tickets=self._tickets,
+            tasks=self._tasks,
             local_members=lambda: self._local.member_ids,
             metrics=metrics,
         )
@@ -286,9 +288,7 @@ class Client:
         if cluster_map is None or cluster_map is self._members.map:
             return
         self._members.update(cluster_map)
-        ids = {m.member_id for m in cluster_map.members}
-        self._source.loads.retain(ids)
-        self._source.suspects.forget_others(ids)
+        self._source.retain({m.member_id for m in cluster_map.members})
         self._local.refresh(cluster_map.members)
 
     async def _watch_map(self) -> None:

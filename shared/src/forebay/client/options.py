@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
+from forebay.balancing import LocationPolicy
 from forebay.contracts.records import EXTENT_SIZE, ReadType
 from forebay.errors import ConfigError
-
-LocationPolicy = Literal["deterministic-hash", "local-first"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,9 @@ class ClientOptions:
 
     ``registry`` is ``http(s)://host:port`` (embedded) or ``zookeeper://h:p[,h:p]/chroot``. ``readahead_bytes`` is the
     window of one sequential reader, ``readahead_budget_bytes`` what all readers of the client hold together.
-    ``short_circuit_dirs`` are tier directories of workers on this host: paths from registrations are never used.
+    ``reserved_bytes`` is what ``local-first-avoid-eviction`` leaves free on this host's worker; ``hedge`` allows a
+    second request when the first is late. ``short_circuit_dirs`` are tier directories of workers on this host: paths
+    from registrations are never used.
     """
 
     registry: str
@@ -33,6 +34,8 @@ class ClientOptions:
     short_circuit_dirs: tuple[Path, ...] = ()
     local_blocks_max: int = 512
     location_policy: LocationPolicy = "deterministic-hash"
+    reserved_bytes: int = 0
+    hedge: bool = True
     read_type: ReadType = "CACHE"
     read_deadline_s: float = 30.0
     step_deadline_s: float = 10.0
@@ -60,7 +63,12 @@ class ClientOptions:
         for name, value in positive.items():
             if value <= 0:
                 raise ConfigError(name, f"must be more than 0, is {value}")
-        for name, value in (("readahead_bytes", self.readahead_bytes), ("metadata_cache_s", self.metadata_cache_s)):
+        not_negative = {
+            "readahead_bytes": self.readahead_bytes,
+            "metadata_cache_s": self.metadata_cache_s,
+            "reserved_bytes": self.reserved_bytes,
+        }
+        for name, value in not_negative.items():
             if value < 0:
                 raise ConfigError(name, f"must not be negative, is {value}")
         if self.location_policy not in get_args(LocationPolicy):

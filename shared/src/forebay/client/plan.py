@@ -30,43 +30,73 @@ SUSPECT_S_MIN, SUSPECT_S_MAX = 0.5, 16.0
 
 @dataclass(frozen=True)
 class Step:
-    """Ask ``member``; ``hop`` forbids it to forward; ``timeout_s`` is its share of the time left."""
+    """Ask ``member``; ``hop`` forbids it to forward; ``probe`` forbids it to fill as well (``only-if-cached``);
+    ``timeout_s`` is its share of the time left."""
 
     member: Member
     hop: bool
     timeout_s: float
+    probe: bool = False
+
+
+@dataclass(frozen=True)
+class Holders:
+    """Who may hold a block, as this client knows it.
+
+    ``entry`` is the location policy's entry worker, if it names one; ``offered`` the member that keeps the block in
+    its home's stead; ``lacking`` were asked and do not hold it.
+    """
+
+    ranked: Sequence[Member]
+    replicas: int = 1
+    entry: Member | None = None
+    offered: Member | None = None
+    lacking: Collection[str] = ()
 
 
 def steps(
-    ranked: Sequence[Member],
+    holders: Holders,
     *,
-    replicas: int,
     suspects: Collection[str],
     remaining_s: float,
     step_s: float,
     pick: Callable[[Sequence[Member]], Member] | None = None,
-    local: Collection[str] = (),
 ) -> list[Step]:
-    """The order of one round for a block whose ranking is ``ranked`` (home first).
+    """The order of one round: entry worker, home (or the replica that ``pick`` chooses, by two-choice selection), other
+    replicas, next in ranking.
 
-    Members that are down are skipped; suspects are asked last, and still asked, for they may be all there is.
-    ``pick`` chooses the first among several replicas (two-choice selection). ``local`` names members of this host for
-    the policy ``local-first``: such an entry worker comes first and may forward to the home.
+    Members that are down are skipped; suspects are asked last, and still asked, for they may be all there is. A member
+    that was offered the block is probed before its home is asked.
     """
-    alive = [m for m in ranked if m.state != "down"]
-    holders, others = alive[:replicas], alive[replicas:]
-    if pick is not None and len(holders) > 1:
-        first = pick(holders)
-        holders = [first, *(m for m in holders if m.member_id != first.member_id)]
-    entry = [m for m in alive if m.member_id in local][:1]
-    order = _distinct([*entry, *holders, *others])
-    order.sort(key=lambda m: m.member_id in suspects)
+    alive = [m for m in holders.ranked if m.state != "down"]
+    owners, others = alive[: holders.replicas], alive[holders.replicas :]
+    if pick is not None and len(owners) > 1:
+        first = pick(owners)
+        owners = [first, *(m for m in owners if m.member_id != first.member_id)]
+    entry = [holders.entry] if holders.entry is not None else []
+    order = _distinct([*entry, *owners, *others])
+    if suspects:
+        order.sort(key=lambda m: m.member_id in suspects)
     chosen = order[:STEPS_MAX]
-    may_forward = {m.member_id for m in (*entry, *ranked[:replicas])}
-    return [
+    may_forward = {m.member_id for m in (*entry, *holders.ranked[: holders.replicas])}
+    asked = [
         Step(m, m.member_id not in may_forward, step_timeout(remaining_s, len(chosen) - i, step_s))
         for i, m in enumerate(chosen)
     ]
+    offered = holders.offered
+    if offered is not None and not entry and offered.member_id not in {*suspects, *holders.lacking}:
+        asked.insert(0, Step(offered, True, step_timeout(remaining_s, len(asked) + 1, step_s), probe=True))
+    return asked
+
+
+def hedge_member(holders: Holders, first: Step, *, suspects: Collection[str]) -> Member | None:
+    """Whom to ask a second time while ``first`` does not answer: the next that may hold the block and is not known to
+    be in trouble. Asked ``only-if-cached``, so that it can never cause a second fill."""
+    likely = [m for m in holders.ranked if m.state != "down"][: max(2, holders.replicas)]
+    if holders.offered is not None:
+        likely.insert(0, holders.offered)
+    shunned = {first.member.member_id, *suspects, *holders.lacking}
+    return next((m for m in likely if m.member_id not in shunned), None)
 
 
 def _distinct(members: Sequence[Member]) -> list[Member]:

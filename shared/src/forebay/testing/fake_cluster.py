@@ -35,6 +35,8 @@ from forebay.contracts import (
 )
 from forebay.contracts.blocks import (
     HOP_HEADER,
+    OFFERED_HEADER,
+    ONLY_IF_CACHED,
     SERVING_WEIGHT_HEADER,
     SOURCE_HEADER,
     TICKET_HEADER,
@@ -44,7 +46,7 @@ from forebay.contracts.blocks import (
 )
 from forebay.contracts.tickets import KeyRing, TicketClaims, sign, verify
 from forebay.discovery import EmbeddedHub, add_registry_routes
-from forebay.errors import NotFound, Overloaded, StaleVersion, UfsUnavailable
+from forebay.errors import NotCached, NotFound, Overloaded, StaleVersion, UfsUnavailable
 from forebay.telemetry import Telemetry, quiet
 from forebay.transport import HttpServer
 from forebay.transport.app import ServiceInfo, make_app, read_record, record_response
@@ -159,7 +161,11 @@ class FakeMaster:
 
 @dataclass
 class FakeWorker:
-    """Serves ranges of the master's files; ``fault`` says how it misbehaves. ``requests`` are (index, range, hop)."""
+    """Serves ranges of the master's files; ``fault`` says how it misbehaves. ``requests`` are (index, range, hop).
+
+    ``cold``: it holds nothing, so ``only-if-cached`` requests (``probes`` counts them) are answered ``not_cached``;
+    ``offers`` is the member it says it offered its blocks to.
+    """
 
     name: str
     master: FakeMaster
@@ -167,6 +173,9 @@ class FakeWorker:
     fault: Fault = "none"
     latency_s: float = 0.0
     serving_weight: str = "0.5"
+    cold: bool = False
+    offers: str | None = None
+    probes: int = 0
     requests: list[tuple[int, str, bool]] = field(default_factory=list)
     touches: list[TouchRequest] = field(default_factory=list)
     in_flight_max: int = 0
@@ -195,6 +204,10 @@ class FakeWorker:
         range_text = request.headers["range"]
         self.requests.append((target.index, range_text, request.headers.get(HOP_HEADER) == "1"))
         await self._misbehave()
+        if request.headers.get("cache-control") == ONLY_IF_CACHED:
+            self.probes += 1
+            if self.cold:
+                raise NotCached("not here")
         data = self.master.files.get(target.key)
         if data is None:
             raise NotFound("no such key")
@@ -224,6 +237,8 @@ class FakeWorker:
         if self.fault == "truncate":
             body = body[:-1]
         headers = {SOURCE_HEADER: "mem", SERVING_WEIGHT_HEADER: self.serving_weight}
+        if self.offers is not None:
+            headers[OFFERED_HEADER] = self.offers
         return web.Response(body=body, status=206, headers=headers)
 
     async def _touch(self, request: web.Request) -> web.Response:

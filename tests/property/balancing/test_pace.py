@@ -1,0 +1,120 @@
+"""Slow members are found by latency alone, fast ones are left alone."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forebay.balancing import Paces
+from forebay.balancing.pace import ANSWERS, AVOIDED_S_MIN, S_PER_MIB_MIN
+
+MIB = 1 << 20
+FAST, SLOW = 0.004, 0.4
+"""Seconds for 4 MiB: 1 GB/s, and 10 MB/s."""
+
+
+def fast_cluster(paces: Paces, names: str = "abc", *, now_s: float = 0.0) -> None:
+    for name in names:
+        for _ in range(ANSWERS):
+            paces.answered(name, 4 * MIB, FAST, now_s)
+
+
+def slowed(name: str = "a", *, now_s: float = 0.0) -> Paces:
+    paces = Paces()
+    fast_cluster(paces, now_s=now_s)
+    for _ in range(ANSWERS):
+        paces.answered(name, 4 * MIB, SLOW, now_s)
+    return paces
+
+
+def test_a_member_slowed_to_a_twentieth_is_avoided_after_three_answers() -> None:
+    paces = Paces()
+    fast_cluster(paces)
+    for _ in range(ANSWERS - 1):
+        paces.answered("a", 4 * MIB, SLOW, 1.0)
+        assert not paces.slow(1.0)
+    paces.answered("a", 4 * MIB, SLOW, 1.0)
+    assert list(paces.slow(1.0)) == ["a"]
+    paces.validate()
+
+
+@given(st.lists(st.sampled_from([FAST, FAST, SLOW]), min_size=1, max_size=60))
+def test_hiccups_between_good_answers_accuse_nobody(latencies: list[float]) -> None:
+    paces = Paces()
+    fast_cluster(paces)
+    for i, latency in enumerate(latencies):
+        paces.answered("a", 4 * MIB, latency if i % ANSWERS else FAST, 1.0)
+    assert not paces.slow(1.0)
+
+
+def test_a_slow_day_of_all_accuses_nobody() -> None:
+    paces, rng = Paces(), random.Random(1)
+    for _ in range(300):
+        paces.answered(rng.choice("abc"), 4 * MIB, SLOW * rng.uniform(0.7, 1.4), 1.0)
+    assert not paces.slow(1.0)
+
+
+def test_nobody_is_slow_alone_or_beside_members_not_heard_for_long() -> None:
+    paces = Paces()
+    for _ in range(10):
+        paces.answered("a", 4 * MIB, SLOW, 0.0)
+    assert not paces.slow(0.0)
+    paces = Paces()
+    fast_cluster(paces, "bc", now_s=0.0)
+    for _ in range(10):
+        paces.answered("a", 4 * MIB, SLOW, 1000.0)
+    assert not paces.slow(1000.0)
+
+
+def test_above_the_named_pace_nobody_is_slow_however_fast_the_others_are() -> None:
+    paces = Paces()
+    for name in "bc":
+        for _ in range(ANSWERS):
+            paces.answered(name, 4 * MIB, FAST / 10, 0.0)
+    for _ in range(10):
+        paces.answered("a", 4 * MIB, 4 * S_PER_MIB_MIN * 0.99, 0.0)
+    assert not paces.slow(0.0)
+
+
+def test_after_a_while_one_request_at_a_time_tries_whether_it_is_well_again() -> None:
+    paces = slowed()
+    paces.asked("a", 1.0)  # as the last resort: no trial
+    paces.answered("a", 4 * MIB, FAST, 1.1)
+    assert list(paces.slow(1.1)) == ["a"]
+    # when: its time has come
+    now = AVOIDED_S_MIN + 0.1
+    assert not paces.slow(now)
+    paces.asked("a", now)
+    assert list(paces.slow(now)) == ["a"]
+    # then: a good answer clears it
+    paces.answered("a", 4 * MIB, FAST, now + 0.1)
+    assert not paces.slow(now + 0.1)
+    paces.validate()
+
+
+def test_a_trial_that_is_slow_again_doubles_the_time() -> None:
+    paces = slowed()
+    now = AVOIDED_S_MIN + 0.1
+    paces.asked("a", now)
+    fast_cluster(paces, "bc", now_s=now)
+    paces.answered("a", 4 * MIB, SLOW, now)
+    assert list(paces.slow(now + 1.9 * AVOIDED_S_MIN)) == ["a"]
+    assert not paces.slow(now + 2.1 * AVOIDED_S_MIN)
+
+
+def test_a_trial_that_came_to_nothing_leaves_the_next_request_to_try() -> None:
+    paces = slowed()
+    now = AVOIDED_S_MIN + 0.1
+    paces.asked("a", now)
+    assert list(paces.slow(now)) == ["a"]
+    paces.unanswered("a")
+    assert not paces.slow(now)
+
+
+def test_members_that_left_are_forgotten() -> None:
+    paces = slowed()
+    paces.retain({"b", "c"})
+    assert not paces.slow(0.0)
+    paces.validate()
