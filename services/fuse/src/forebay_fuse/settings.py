@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from forebay.balancing import LocationPolicy
 from forebay.runtime import ServiceSettings, Size
 
 
@@ -52,6 +53,13 @@ class FuseSettings(ServiceSettings):
     metadata_cache_s: float = Field(
         10.0, ge=0, description="seconds names are kept in the gateway; the kernel keeps them longer"
     )
+    location_policy: LocationPolicy = Field(
+        "deterministic-hash",
+        description="whom to ask first: deterministic-hash (who may hold the block), local-first,"
+        " local-first-avoid-eviction, round-robin or most-available",
+    )
+    reserved_bytes: Size = Field(0, ge=0, description="what local-first-avoid-eviction leaves free on this host")
+    hedge: bool = Field(True, description="ask a second worker when the first is later than 95 of 100 answers")
     read_deadline: float = Field(30.0, gt=0, description="seconds after which a read fails with ETIMEDOUT")
     registry_timeout: float = Field(60.0, gt=0, description="seconds to wait for the registry at start")
     keeper: Path | None = Field(
