@@ -32,6 +32,13 @@ def test_a_serving_weight_alone_waits_for_its_period() -> None:
     assert to_publish(swing, last, 130.0, PERIOD_S) == swing
 
 
+def test_free_bytes_alone_wait_for_their_period_too() -> None:
+    last = Published(worker(available_bytes=1), at_s=100.0)
+    swing = worker(available_bytes=2, serving_weight=0.5)
+    assert to_publish(swing, last, 129.9, PERIOD_S) == last.member
+    assert to_publish(swing, last, 130.0, PERIOD_S) == swing
+
+
 def test_any_other_change_goes_out_at_once_and_takes_the_serving_weight_along() -> None:
     last = Published(worker(serving_weight=1.0), at_s=100.0)
     for change in ({"capacity_weight": 0.0}, {"state": "draining"}, {"uds": "/x"}):

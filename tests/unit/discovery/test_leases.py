@@ -61,6 +61,22 @@ def test_a_claim_is_decided_by_the_table() -> None:
         assert claim(lease, member, session) == verdict, (lease, session, member)
 
 
+def test_a_process_that_holds_the_tier_directories_of_the_last_one_need_not_wait_for_its_lease() -> None:
+    nonce, other = "0" * 32, "1" * 32
+    tiers = (TierInfo(tier="MEM", capacity_bytes=1, nonce=nonce),)
+    table = LeaseTable(down_s=60.0)
+    table.announce(worker(port=1, tiers=tiers), "killed", 10.0, 0.0)
+    again = worker(port=2, tiers=(TierInfo(tier="MEM", capacity_bytes=1, nonce=other),))
+    for succeeds in ((), (other,)):
+        with pytest.raises(Conflict):
+            table.announce(again, "restarted", 10.0, 1.0, succeeds)
+    assert table.announce(again, "restarted", 10.0, 1.0, (nonce,))
+    assert table.members() == [again]
+    with pytest.raises(Conflict):  # the killed one was only paused, it seems: it is out
+        table.announce(worker(port=1, tiers=tiers), "killed", 10.0, 2.0)
+    table.validate()
+
+
 def test_a_lease_that_is_renewed_lives_on() -> None:
     table = table_with("w1")
     for step in range(1, 10):

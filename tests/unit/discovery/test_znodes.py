@@ -88,6 +88,22 @@ def test_the_next_step_is_decided_by_the_table() -> None:
         assert decided == step, (found, was_member)
 
 
+def test_a_znode_of_a_process_whose_tier_directory_we_hold_is_replaced() -> None:
+    nonce = "0" * 32
+    wanted = worker("w1", tcp="h:1")
+    theirs = encode(worker("w1", tcp="h:2", tiers=(TierInfo(tier="MEM", capacity_bytes=1, nonce=nonce),)))
+
+    def step(*succeeds: str, was_member: bool = False) -> str:
+        return next_step(
+            Found(theirs, 7), wanted, session=100, own_sessions=(), was_member=was_member, succeeds=succeeds
+        )
+
+    assert step() == "held"
+    assert step("1" * 32) == "held"
+    assert step(nonce) == "replace"
+    assert step(nonce, was_member=True) == "superseded"
+
+
 BASE = ClusterMap(cluster_id="c", epoch=5, revision=50, members=(worker("a"), worker("b")))
 
 

@@ -9,7 +9,6 @@ import pytest
 
 from forebay.balancing import ranking
 from forebay.contracts import ClusterMap, Member
-from forebay_worker.handlers import serving_weight
 from forebay_worker.routing import SUSPECT_S, Homes, ReadOptions, Route, SecondReads, Upstream, route
 
 BLOCKS = [f"{number:032x}" for number in range(200)]
@@ -166,10 +165,3 @@ def test_a_second_read_is_one_of_an_extent_that_was_read_before() -> None:
     assert not reads.is_second("b", range(1))
     assert not reads.is_second("c", range(1))
     assert not reads.is_second("a", range(1))  # forgotten: two blocks are remembered
-
-
-def test_the_serving_weight_falls_with_the_reads_in_flight() -> None:
-    weights = [serving_weight(count) for count in (0, 1, 16, 1000)]
-    assert weights == sorted(weights, reverse=True)
-    assert weights[0] == 1.0
-    assert all(0 < weight <= 1 for weight in weights)

@@ -30,7 +30,7 @@ from forebay_worker.directory import Manner, TierDirectory, TierSpec
 from forebay_worker.entrance import Entrance
 from forebay_worker.files import IoThreads
 from forebay_worker.fill import Filler
-from forebay_worker.handlers import BlockRoutes, HandlerOptions, serving_weight
+from forebay_worker.handlers import BlockRoutes, HandlerOptions
 from forebay_worker.index import State, StoreIndex
 from forebay_worker.mount_watch import MountWatch, UfsPool
 from forebay_worker.mounts import MountBook
@@ -41,6 +41,7 @@ from forebay_worker.policies.rules import TierRules
 from forebay_worker.queue import FillQueue
 from forebay_worker.reads import Reads
 from forebay_worker.routing import Homes
+from forebay_worker.serving import serving_weight
 from forebay_worker.settings import (
     TIER_SETTING,
     WorkerSettings,
@@ -53,6 +54,7 @@ from forebay_worker.settings import (
 from forebay_worker.steps import from_environment
 from forebay_worker.store import Store
 from forebay_worker.tiers import boot_id, open_tier, undo
+from forebay_worker.vitals import CpuMeter, VitalSigns, load_checks
 
 SERVING_PERIOD_S = 30.0
 """How often the serving weight goes to the registry; answers carry it all the time."""
@@ -62,6 +64,9 @@ SCAN_HEAD_START_S = 1.0
 
 MAP_WAIT_S = 30.0
 ANNOUNCE_PAUSE_S = 1.0
+AVAILABLE_UNIT = 64 << 20
+"""Free bytes are announced in such steps: who chooses by them needs no more, and the map changes less often."""
+
 GIB = 1 << 30
 
 
@@ -119,6 +124,13 @@ class Worker:
         state_dir = settings.state_dir or self.tiers[0].spec.path
         self.watch = MountWatch(self.book, self.client, self.masters, state_dir, self.pool)
         self._build_store()
+        self.signs = VitalSigns(
+            load_checks(settings.health_checks),
+            meter=CpuMeter(),
+            fills_per_stream=lambda: (self.queue.in_flight + self.queue.waiting) / settings.fill_streams,
+            leaving=self._leaving_share,
+            in_service=self._in_service,
+        )
         self._build_app(secrets.tls)
 
     def _build_store(self) -> None:
@@ -157,6 +169,7 @@ class Worker:
             self.index,
             self.metrics,
             HandlerOptions(settings.read_type, settings.reads_max),
+            weight=self.weight,
         )
         info = ServiceInfo("forebay-worker", self.member_id, forebay_worker.__version__, self.started_at_s)
         app = make_app(info, self.telemetry, status=self.status, waiting_for=self.waiting_for, tls=tls)
@@ -182,7 +195,32 @@ class Worker:
     def _count(self, state: State) -> float:
         return self.index.counts()[state]
 
+    def _leaving_share(self) -> float:
+        """Share of the tiers' bytes that were let go of and are not free yet."""
+        capacity = sum(tier.spec.capacity_bytes for tier in self.tiers)
+        return self.index.leaving_bytes() / capacity if capacity else 0.0
+
+    def _in_service(self) -> float:
+        """Share of the tiers' bytes whose directories do not err."""
+        sizes = [tier.spec.capacity_bytes for tier in self.tiers]
+        able = sum(size for number, size in enumerate(sizes) if self.index.is_in_service(number))
+        return able / sum(sizes) if sum(sizes) else 1.0
+
+    def _available(self) -> int:
+        """Free bytes of the tiers."""
+        tiers = range(len(self.tiers))
+        return sum(max(0, self.index.capacity(n) - self.index.used(n)) for n in tiers if self.index.is_in_service(n))
+
     # -- what others see
+
+    def weight(self, in_flight: int) -> float:
+        """The serving weight with so many reads being answered."""
+        return serving_weight(self.signs.base, in_flight)
+
+    @property
+    def succeeds(self) -> tuple[str, ...]:
+        """Nonces of the last owners of this worker's tier directories, which are dead."""
+        return tuple(tier.nonce_before for tier in self.tiers if tier.nonce_before is not None)
 
     def masters(self) -> list[str]:
         """Addresses to ask for the mount table."""
@@ -201,7 +239,8 @@ class Worker:
             tcp=settings.advertised(self.server.address, socket.gethostname()),
             uds=str(settings.uds) if settings.uds else None,
             capacity_weight=weight,
-            serving_weight=serving_weight(self.routes.in_flight),
+            serving_weight=self.weight(self.routes.in_flight),
+            available_bytes=self._available() // AVAILABLE_UNIT * AVAILABLE_UNIT,
             tiers=tuple(
                 TierInfo(tier=tier.spec.tier, capacity_bytes=tier.spec.capacity_bytes, nonce=tier.nonce)
                 for tier in self.tiers
@@ -270,6 +309,7 @@ class Worker:
         await self.watch.load()
         self.spawner.spawn("open_under_stores", self.pool.run())
         await self.server.start(settings.host, settings.port, uds=settings.uds)
+        self.spawner.spawn("vital_signs", self.signs.run())
         self.spawner.spawn("join", self._join())
         self.spawner.spawn("evict", self.store.keep_room())
         self.spawner.spawn("health", self.store.health.run())
@@ -292,7 +332,7 @@ class Worker:
         is_ready = False
         while not self._is_leaving:
             try:
-                await self.registry.announce(self.member())
+                await self.registry.announce(self.member(), succeeds=self.succeeds)
             except PeerUnavailable as e:  # it goes on trying by itself
                 log.warning("not_announced", error=e.message)
             if self.registry.is_announced() and not is_ready:

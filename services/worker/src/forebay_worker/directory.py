@@ -110,6 +110,7 @@ class TierDirectory:
         self.spec = spec
         self.in_memory = in_memory
         self.nonce = nonce
+        self.nonce_before: str | None = None
         self.manner = manner
         self.is_new = is_new
         self.root_fd = root_fd

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aiohttp import web
@@ -39,14 +40,6 @@ from forebay_worker.reads import Read, Reads
 from forebay_worker.routing import ReadOptions
 from forebay_worker.sources import closing
 
-BUSY_READS = 16
-"""Reads in flight at which the serving weight has fallen to one half."""
-
-
-def serving_weight(in_flight: int) -> float:
-    """How gladly this worker takes another read, 0 to 1. A fresh worker says 1; CPU headroom joins later."""
-    return round(1 / (1 + in_flight / BUSY_READS), 2)
-
 
 @dataclass(frozen=True)
 class HandlerOptions:
@@ -57,7 +50,7 @@ class HandlerOptions:
 
 
 class BlockRoutes:
-    """Both routes over the parts of one worker."""
+    """Both routes over the parts of one worker. ``weight`` is the serving weight by reads in flight."""
 
     def __init__(
         self,
@@ -67,6 +60,8 @@ class BlockRoutes:
         index: StoreIndex,
         metrics: WorkerMetrics,
         options: HandlerOptions,
+        *,
+        weight: Callable[[int], float],
     ) -> None:
         self._entrance = entrance
         self._origins = origins
@@ -74,6 +69,7 @@ class BlockRoutes:
         self._index = index
         self._metrics = metrics
         self._options = options
+        self._weight = weight
         self._log = logs.get("forebay_worker.handlers")
         self.in_flight = 0
 
@@ -179,7 +175,7 @@ class BlockRoutes:
             "content-length": str(part.length),
             "content-range": format_content_range(part, asked.length),
             SOURCE_HEADER: source,
-            SERVING_WEIGHT_HEADER: str(serving_weight(self.in_flight - 1)),
+            SERVING_WEIGHT_HEADER: str(self._weight(self.in_flight - 1)),
         }
         if HOP_HEADER in request.headers and (crcs := self._crcs(asked, part)):
             headers[CRC_HEADER] = format_crcs(crcs)

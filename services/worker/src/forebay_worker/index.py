@@ -308,6 +308,10 @@ class StoreIndex:
         tier = self._tiers[number]
         return Fill(tier.capacity, tier.used, asked=tier.asked)
 
+    def leaving_bytes(self) -> int:
+        """Bytes of all tiers in blocks that were let go of and whose room is not back yet."""
+        return sum(block.charge for block in self._leaving)
+
     def _leaving_bytes(self, tier: int) -> int:
         """What comes back without anybody's doing: leaving blocks that nobody reads any more."""
         return sum(block.charge for block in self._leaving if block.tier == tier and block.is_going)

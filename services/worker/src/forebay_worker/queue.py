@@ -160,6 +160,11 @@ class FillQueue:
         """Runs in flight."""
         return len(self._runs)
 
+    @property
+    def waiting(self) -> int:
+        """Blocks of which somebody waits for an extent that no stream fetches yet."""
+        return len(self._demand)
+
     def is_idle(self, block_id: str) -> bool:
         """Whether nobody waits for this block and nothing of it is in flight or about to be."""
         plan = self._plans.get(block_id)

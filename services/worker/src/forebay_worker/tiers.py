@@ -8,6 +8,7 @@ import os
 import secrets
 from pathlib import Path
 
+from forebay.contracts.blocks import is_block_id
 from forebay.errors import ConfigError
 from forebay_worker.directory import (
     DIRECTORY_MODE,
@@ -45,11 +46,22 @@ def open_tier(
     nonce = secrets.token_hex(16)
     tier = TierDirectory(spec, root_fd, lock_fd, nonce=nonce, in_memory=in_memory, is_new=is_new, manner=manner)
     try:
+        tier.nonce_before = _nonce(root_fd)
         _replace_small(root_fd, NONCE_NAME, nonce)
     except OSError as e:
         undo(tier)
         raise ConfigError(setting, f"{spec.path} is not writable: {e.strerror}") from e
     return tier
+
+
+def _nonce(root_fd: int) -> str | None:
+    """What the directory's last owner wrote: it is dead, for we hold the lock. ``None`` if it is no nonce."""
+    try:
+        with open(os.open(NONCE_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=root_fd), "rb") as file:
+            text = file.read(64).decode("ascii", "replace").strip()
+    except OSError:
+        return None
+    return text if is_block_id(text) else None
 
 
 def reopen(tier: TierDirectory, boot: str) -> bool:

@@ -25,12 +25,16 @@ class Published:
 
 
 def to_publish(wanted: Member, last: Published | None, now_s: float, serving_period_s: float) -> Member:
-    """What to publish now: ``wanted``, but with the serving weight of ``last`` if nothing else changed and that is
-    younger than the period."""
+    """What to publish now: ``wanted``, or ``last`` again if nothing but serving weight and free bytes changed since
+    and that is younger than the period."""
     if last is None or now_s - last.at_s >= serving_period_s:
         return wanted
-    calm = msgspec.structs.replace(wanted, serving_weight=last.member.serving_weight)
-    return calm if calm == last.member else wanted
+    return last.member if is_alike(wanted, last.member) else wanted
+
+
+def is_alike(one: Member, other: Member) -> bool:
+    """Whether two announcements differ in nothing but what moves all the time."""
+    return one == msgspec.structs.replace(other, serving_weight=one.serving_weight, available_bytes=one.available_bytes)
 
 
 class Announcement:
@@ -66,7 +70,7 @@ class Announcement:
         return self._was_member
 
     def want(self, member: Member) -> bool:
-        """Announces or updates; whether it is worth waiting for (it is not if only the serving weight changed).
+        """Announces or updates; whether it is worth waiting for (not if only serving weight or free bytes changed).
 
         Raises:
             InvalidRequest: another id than before (withdraw first). What ``check_member`` raises.
@@ -79,7 +83,7 @@ class Announcement:
         self.changed.set()
         if before is None or self._last is None:
             return True
-        return msgspec.structs.replace(member, serving_weight=before.serving_weight) != before
+        return not is_alike(member, before)
 
     def drop(self) -> Member | None:
         """Nothing is wanted any more; what was until now (whether it was published or not: a call may be under way)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Collection
 
 from forebay.contracts import AnnounceRequest, ClusterMap, Member, WithdrawRequest
 from forebay.discovery.announcing import Announcement
@@ -40,6 +41,7 @@ class EmbeddedRegistry:
         self._cell.measure(telemetry)
         self._link = Link(door.address, telemetry, retry_min_s=o.retry_min_s, retry_max_s=o.retry_max_s)
         self._announcement = Announcement(serving_period_s=o.serving_period_s, conflict_wait_s=o.conflict_wait_s)
+        self._succeeds: tuple[str, ...] = ()
         self._renewed_s = 0.0
         # A renewal under way must not overtake a withdrawal: one at a time.
         self._speaking = asyncio.Lock()
@@ -58,8 +60,9 @@ class EmbeddedRegistry:
         if self._foreign is not None:
             raise self._foreign
 
-    async def announce(self, member: Member) -> None:
+    async def announce(self, member: Member, *, succeeds: Collection[str] = ()) -> None:
         """See ``Registry.announce``."""
+        self._succeeds = tuple(succeeds)
         if self._announcement.want(member):
             await self._announcement.settled(self._options.announce_timeout_s, self._door.address)
 
@@ -157,7 +160,9 @@ class EmbeddedRegistry:
             member = self._announcement.due(now_s)
             if member is None:
                 return self._options.ttl_s
-            request = AnnounceRequest(member=member, ttl_s=self._options.ttl_s, session=self._session)
+            request = AnnounceRequest(
+                member=member, ttl_s=self._options.ttl_s, session=self._session, succeeds=self._succeeds
+            )
             try:
                 await self._door.announce(request, Deadline.after(self._options.call_timeout_s))
             except CallerError as e:

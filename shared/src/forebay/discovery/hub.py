@@ -89,7 +89,7 @@ class EmbeddedHub:
         Raises:
             Conflict, InvalidRequest, UnsupportedWireVersion, Overloaded: see ``LeaseTable.announce``.
         """
-        if self._leases.announce(request.member, request.session, request.ttl_s, now_s):
+        if self._leases.announce(request.member, request.session, request.ttl_s, now_s, request.succeeds):
             await self._publish()
         return AnnounceReply(cluster_id=self.cluster_id, revision=self.current().revision)
 

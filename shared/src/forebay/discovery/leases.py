@@ -8,13 +8,14 @@ A lease is one of a few states, and what an announcement does to it is this tabl
 | held                        | its session  | renewed                                                     |
 | held, or lost               | a session that it was taken from | refused for good (``superseded``)       |
 | held                        | another session, same address    | taken over: one address has one process |
+| held                        | another session that holds its tier directories | taken over: it is dead |
 | held                        | another session, other address   | refused while the lease lives (``held``) |
 | lost (down), or only known from the stored map | anyone | taken over                                   |
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -49,16 +50,23 @@ class Lease:
 Claim = Literal["new", "renew", "take", "held", "superseded"]
 
 
-def claim(lease: Lease | None, member: Member, session: str) -> Claim:
-    """What an announcement of ``member`` by ``session`` does to ``lease``: the table above."""
+def claim(lease: Lease | None, member: Member, session: str, succeeds: Collection[str] = ()) -> Claim:
+    """What an announcement of ``member`` by ``session`` does to ``lease``: the table above. ``succeeds`` are nonces
+    that tier directories of the announcing process had before."""
     if lease is None:
         return "new"
     if session == lease.session:
         return "renew"
     if session in lease.superseded:
         return "superseded"
-    free = lease.session is None or lease.lost_s is not None
+    free = lease.session is None or lease.lost_s is not None or is_succeeded(lease.member, succeeds)
     return "take" if free or lease.member.tcp == member.tcp else "held"
+
+
+def is_succeeded(member: Member, nonces: Collection[str]) -> bool:
+    """Whether a process that found these nonces in directories which it holds now follows ``member``, which then is
+    dead: a tier directory is locked by the one process that uses it, and its nonce is new at every start."""
+    return any(tier.nonce in nonces for tier in member.tiers)
 
 
 def refusal(verdict: Claim, member_id: str, holder: str) -> Conflict:
@@ -105,7 +113,9 @@ class LeaseTable:
             lost_s = now_s if m.state == "down" else None
             self._leases[m.member_id] = Lease(_unmarked(m), None, now_s, TTL_RESTORED_S, lost_s)
 
-    def announce(self, member: Member, session: str, ttl_s: float, now_s: float) -> bool:
+    def announce(
+        self, member: Member, session: str, ttl_s: float, now_s: float, succeeds: Collection[str] = ()
+    ) -> bool:
         """Takes an announcement; whether the map shows anything new by it.
 
         Raises:
@@ -113,7 +123,7 @@ class LeaseTable:
         """
         check_member(member)
         old = self._leases.get(member.member_id)
-        verdict = claim(old, member, session)
+        verdict = claim(old, member, session, succeeds)
         if old is not None and verdict in {"held", "superseded"}:
             raise refusal(verdict, member.member_id, old.member.tcp)
         if old is None and len(self._leases) >= MEMBERS_MAX:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,11 +26,14 @@ class Registry(Protocol):
         After an error, too, ``close`` ends what was begun.
         """
 
-    async def announce(self, member: Member) -> None:
+    async def announce(self, member: Member, *, succeeds: Collection[str] = ()) -> None:
         """Makes ``member`` known and keeps it so until ``withdraw`` or ``close``, over outages and lost sessions.
 
-        Called again it is an update: at once, except that a change of the serving weight alone is published at most
-        every ``RegistryOptions.serving_period_s`` (and this returns without waiting for it).
+        ``succeeds`` are nonces that this process found in tier directories which it holds now: a member of the same id
+        that announced one of them is dead, and its lease need not be waited for.
+
+        Called again it is an update: at once, except that a change of the serving weight or of the free bytes alone is
+        published at most every ``RegistryOptions.serving_period_s`` (and this returns without waiting for it).
 
         Raises:
             Conflict: another member holds the id (``details``: who, where) and did not go away within

@@ -16,7 +16,7 @@ from typing import Literal
 from urllib.parse import quote, unquote
 
 from forebay.contracts import ClusterMap, Member, decode, encode
-from forebay.discovery.leases import check_member
+from forebay.discovery.leases import check_member, is_succeeded
 from forebay.errors import CallerError, ForebayError, InvalidRequest, PeerMisbehaved
 
 MEMBER_BYTES_MAX = 16 << 10
@@ -136,7 +136,13 @@ Step = Literal["create", "keep", "update", "replace", "held", "superseded"]
 
 
 def next_step(
-    found: Found | None, wanted: Member, *, session: int, own_sessions: Collection[int], was_member: bool
+    found: Found | None,
+    wanted: Member,
+    *,
+    session: int,
+    own_sessions: Collection[int],
+    was_member: bool,
+    succeeds: Collection[str] = (),
 ) -> Step:
     """What to do about the znode of our id.
 
@@ -147,6 +153,7 @@ def next_step(
     | of an earlier session of ours          | replace: it only waits for its time-out                   |
     | another's, and we were a member before | superseded: a newer process has the id                    |
     | another's, garbage or at our address   | replace: an address has one process, the other is dead    |
+    | another's, whose tier directory we hold| replace: its lock proves the other dead                   |
     | another's                              | held: wait                                                |
     """
     if found is None:
@@ -157,13 +164,19 @@ def next_step(
         return "replace"
     if was_member:
         return "superseded"
-    holder = holder_address(found.data, wanted.member_id)
-    return "replace" if holder in (None, wanted.tcp) else "held"
+    holder = _holder(found.data, wanted.member_id)
+    is_dead = holder is None or holder.tcp == wanted.tcp or is_succeeded(holder, succeeds)
+    return "replace" if is_dead else "held"
 
 
 def holder_address(data: bytes, member_id: str) -> str | None:
     """``host:port`` in a member's znode; ``None`` where that is garbage."""
+    holder = _holder(data, member_id)
+    return holder.tcp if holder is not None else None
+
+
+def _holder(data: bytes, member_id: str) -> Member | None:
     try:
-        return parse_member(data, member_id).tcp
+        return parse_member(data, member_id)
     except ForebayError:
         return None

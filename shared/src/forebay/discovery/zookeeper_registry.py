@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from forebay.contracts import ClusterMap, Member, encode
 from forebay.discovery.announcing import Announcement
@@ -63,6 +63,7 @@ class ZooKeeperRegistry:
         )
         self._link = Link(self._zookeeper.address, telemetry, retry_min_s=o.retry_min_s, retry_max_s=o.retry_max_s)
         self._own_sessions: deque[int] = deque(maxlen=OWN_SESSIONS_KEPT)
+        self._succeeds: tuple[str, ...] = ()
         self._prepared_connection = 0
         self._map_read_s: float | None = None
         self._was_reached = asyncio.Event()
@@ -81,8 +82,9 @@ class ZooKeeperRegistry:
             why = self._failure.message if self._failure else "no answer yet"
             raise PeerUnavailable(f"the ZooKeeper registry at {address} cannot be used: {why}", address=address) from e
 
-    async def announce(self, member: Member) -> None:
+    async def announce(self, member: Member, *, succeeds: Collection[str] = ()) -> None:
         """See ``Registry.announce``."""
+        self._succeeds = tuple(succeeds)
         member_data(member)
         if self._announcement.want(member):
             await self._announcement.settled(self._options.announce_timeout_s, self._zookeeper.address)
@@ -242,6 +244,7 @@ class ZooKeeperRegistry:
             session=self._zookeeper.session,
             own_sessions=self._own_sessions,
             was_member=self._announcement.was_member,
+            succeeds=self._succeeds,
         )
         await self._do(step, member, path, data, node)
 

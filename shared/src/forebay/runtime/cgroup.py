@@ -97,6 +97,20 @@ def cpu_quota(root: Path = ROOT, *, cpus: int | None = None) -> float:
     return max(min(quotas), 0.01)
 
 
+def cpu_used_s(root: Path = ROOT) -> float:
+    """CPU seconds that our control group has used, since it was made; this process's own where no group counts."""
+    for version, folder in _folders(root, "cpuacct"):
+        if version == 2:
+            for line in _read(folder / "cpu.stat").splitlines():
+                name, _, value = line.partition(" ")
+                if name == "usage_usec" and value.strip().isdecimal():
+                    return int(value) / 1e6
+        elif (text := _read(folder / "cpuacct.usage").strip()).isdecimal():
+            return int(text) / 1e9
+    times = os.times()
+    return times.user + times.system
+
+
 def _folders(root: Path, controller: str) -> Iterator[tuple[int, Path]]:
     """Folders whose limits bind us for ``controller``, own group first, as (cgroup version, folder)."""
     groups = parse_groups(_read(root / "proc/self/cgroup"))

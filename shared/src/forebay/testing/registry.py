@@ -5,7 +5,7 @@ No time passes by itself: nobody is down or out unless the test says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from forebay.contracts import ClusterMap, Member
 from forebay.discovery.leases import as_down, check_member, refusal
@@ -96,7 +96,7 @@ class MemoryRegistry:
             raise PeerUnavailable("no registry answers in memory", address="memory")
         self.cluster.follow(self)
 
-    async def announce(self, member: Member) -> None:
+    async def announce(self, member: Member, *, succeeds: Collection[str] = ()) -> None:
         """In the map when it returns."""
         check_member(member)
         if not self.cluster.is_reachable:

@@ -1,0 +1,145 @@
+"""The serving weight, and what it is made of."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forebay.errors import ConfigError
+from forebay.testing import run
+from forebay_worker.serving import SLOW_START_MIN, SLOW_START_S, Vitals, base_weight, serving_weight
+from forebay_worker.vitals import CpuMeter, HealthCheck, VitalSigns, load_checks, score_of
+
+SHARES = st.floats(0.0, 1.0)
+VITALS = st.builds(
+    Vitals,
+    cpu_used=SHARES,
+    fills_per_stream=st.floats(0.0, 100.0),
+    leaving=SHARES,
+    health=SHARES,
+    age_s=st.floats(0.0, 1000.0),
+)
+
+
+def test_the_weight_falls_with_the_reads_in_flight_and_never_to_zero() -> None:
+    weights = [serving_weight(1.0, count) for count in (0, 1, 16, 1000)]
+    assert weights == sorted(weights, reverse=True)
+    assert (weights[0], weights[2]) == (1.0, 0.5)
+    assert weights[-1] > 0
+
+
+@given(VITALS, st.integers(0, 1000))
+def test_only_ill_health_makes_the_weight_zero(vitals: Vitals, in_flight: int) -> None:
+    weight = serving_weight(base_weight(vitals), in_flight)
+    assert 0.0 <= weight <= 1.0
+    assert (weight == 0.0) == (vitals.health == 0.0)
+
+
+def test_whatever_is_short_lowers_the_weight() -> None:
+    best = base_weight(Vitals())
+    assert best == 1.0
+    for worse in (
+        Vitals(cpu_used=0.5),
+        Vitals(fills_per_stream=4.0),
+        Vitals(leaving=0.5),
+        Vitals(health=0.5),
+        Vitals(age_s=SLOW_START_S / 2),
+    ):
+        assert base_weight(worse) < best
+
+
+def test_a_joiner_starts_slowly() -> None:
+    ages = [base_weight(Vitals(age_s=SLOW_START_S * share)) for share in (0.0, 0.25, 0.5, 1.0, 9.0)]
+    assert ages[0] == SLOW_START_MIN
+    assert ages == sorted(ages)
+    assert ages[-2:] == [1.0, 1.0]
+
+
+def test_cpu_is_measured_against_what_is_granted() -> None:
+    used, now = iter([10.0, 11.0, 11.0, 99.0]), iter([100.0, 102.0, 104.0, 105.0])
+    meter = CpuMeter(used_s=lambda: next(used), quota=lambda: 1.0, clock=lambda: next(now))
+    assert [meter.share() for _ in range(3)] == [0.5, 0.0, 1.0]
+
+
+def test_this_process_can_be_measured() -> None:
+    assert 0.0 <= CpuMeter().share() <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [(True, 1.0), (False, 0.0), (0.5, 0.5), (1, 1.0), (1.5, 0.0), (float("nan"), 0.0), ("yes", 0.0)],
+)
+def test_an_answer_that_is_no_score_is_ill_health(answer: object, score: float) -> None:
+    assert score_of(answer) == score
+
+
+def well() -> bool:
+    return True
+
+
+def signs(*, check_timeout_s: float = 5.0, **checks: HealthCheck) -> VitalSigns:
+    return VitalSigns(
+        checks,
+        meter=CpuMeter(used_s=lambda: 0.0, clock=lambda: 0.0),
+        fills_per_stream=lambda: 0.0,
+        leaving=lambda: 0.0,
+        in_service=lambda: 1.0,
+        check_timeout_s=check_timeout_s,
+        clock=iter([0.0, *[SLOW_START_S] * 10]).__next__,
+    )
+
+
+def test_the_least_score_of_all_checks_counts() -> None:
+    made = signs(well=well, half=lambda: 0.5)
+    run(made.look())
+    assert (made.vitals.health, made.base) == (0.5, 0.5)
+
+
+def test_a_check_that_raises_takes_the_worker_out_until_it_is_well_again() -> None:
+    answers = iter([ZeroDivisionError("the disk is gone"), True])
+
+    def check() -> object:
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def main() -> None:
+        made = signs(disk=check)
+        await made.look()
+        assert made.base == 0.0
+        await made.look()
+        assert made.base == 1.0
+
+    run(main())
+
+
+def test_a_check_that_hangs_scores_zero_and_is_not_begun_again() -> None:
+    begun, ends = [], threading.Event()
+
+    def hangs() -> bool:
+        begun.append(1)
+        return ends.wait(30.0)
+
+    async def main() -> None:
+        made = signs(check_timeout_s=0.02, hangs=hangs)
+        try:
+            for _ in range(3):
+                await made.look()
+                assert made.base == 0.0
+            assert len(begun) == 1
+        finally:
+            ends.set()
+
+    run(main())
+
+
+def test_checks_are_found_by_name_or_refused() -> None:
+    name = "forebay_worker.serving:base_weight"
+    assert load_checks([name])[name] is base_weight  # type: ignore[comparison-overlap]  # found by name
+    for wrong in ("no_such_module:f", "forebay_worker.serving:nothing", "forebay_worker.serving", "", "os:sep"):
+        with pytest.raises(ConfigError, match="health_checks"):
+            load_checks([wrong])
