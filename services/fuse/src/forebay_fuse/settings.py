@@ -48,7 +48,11 @@ class FuseSettings(ServiceSettings):
     short_circuit: str = Field("file", description="'file' reads blocks of workers on this host in place; 'off'")
     short_circuit_dirs: tuple[Path, ...] = Field((), description="tier directories of workers on this host; repeatable")
     readahead: Size = Field(16 << 20, ge=0, description="bytes fetched ahead of one sequential reader")
-    readahead_budget: Size = Field(256 << 20, ge=0, description="bytes of readahead of all files together")
+    readahead_budget: Size | None = Field(
+        None,
+        ge=0,
+        description="bytes of readahead of all files together; default: an eighth of the memory, at most 256 MiB",
+    )
     metadata_cache_entries: int = Field(20_000, ge=1, description="names kept in the gateway")
     metadata_cache_s: float = Field(
         10.0, ge=0, description="seconds names are kept in the gateway; the kernel keeps them longer"

@@ -19,6 +19,7 @@ from forebay.client.masters import Masters
 from forebay.client.members import Members
 from forebay.client.metadata import MetadataCache
 from forebay.client.options import ClientOptions
+from forebay.client.readahead import budget_bytes
 from forebay.client.reader import Reader, ReaderParts
 from forebay.client.segments import SegmentTable
 from forebay.client.tasks import Tasks
@@ -42,6 +43,7 @@ from forebay.contracts.members import master_addresses
 from forebay.discovery import Registry, open_registry
 from forebay.errors import ForebayError, InvalidRequest, NotFound
 from forebay.runtime import Deadline, logs
+from forebay.runtime.cgroup import memory_limit_bytes
 from forebay.runtime.tls import tls_files
 from forebay.telemetry import Telemetry
 from forebay.transport import HttpClient
@@ -97,7 +99,7 @@ class Client:
             metrics=metrics,
         )
         self._segments = SegmentTable(
-            budget_bytes=options.readahead_budget_bytes,
+            budget_bytes=readahead_budget(options),
             segment_bytes=options.segment_bytes,
             tasks=self._tasks,
             clock=time.monotonic,
@@ -111,6 +113,7 @@ class Client:
         )
         self._looked = metrics.counter("forebay_client_lookups_total", "lookups, by what answered", ("result",))
         metrics.observed("forebay_client_readahead_bytes", "readahead held", lambda: self._segments.held_bytes)
+        metrics.observed("forebay_client_readahead_readers", "readers that read ahead", lambda: self._segments.readers)
         metrics.observed("forebay_client_local_blocks", "block files open", lambda: len(self._local.open_blocks))
         metrics.observed(
             "forebay_client_touches_dropped", "touch reports that did not fit", lambda: self._touches.dropped
@@ -330,6 +333,12 @@ class Client:
                 await self._http.call(peer, TOUCH_PATH, request, TouchReply, deadline=deadline)
             except ForebayError as e:
                 self._log.debug("a touch report was lost", member=member_id, error=str(e))
+
+
+def readahead_budget(options: ClientOptions) -> int:
+    """Bytes that all readers of the client may hold ahead."""
+    given = options.readahead_budget_bytes
+    return given if given is not None else budget_bytes(memory_limit_bytes())
 
 
 def _missing(path: str, said: NotFound | None) -> NotFound:

@@ -16,7 +16,8 @@ class ClientOptions:
     """Options of one client.
 
     ``registry`` is ``http(s)://host:port`` (embedded) or ``zookeeper://h:p[,h:p]/chroot``. ``readahead_bytes`` is the
-    window of one sequential reader, ``readahead_budget_bytes`` what all readers of the client hold together.
+    window of one sequential reader, ``readahead_budget_bytes`` what all readers of the client hold together (by
+    default an eighth of the memory that the control group grants, at most 256 MiB).
     ``reserved_bytes`` is what ``local-first-avoid-eviction`` leaves free on this host's worker; ``hedge`` allows a
     second request when the first is late. ``short_circuit_dirs`` are tier directories of workers on this host: paths
     from registrations are never used.
@@ -29,7 +30,7 @@ class ClientOptions:
     metadata_cache_s: float = 60.0
     negative_cache_s: float = 1.0
     readahead_bytes: int = 16 << 20
-    readahead_budget_bytes: int = 256 << 20
+    readahead_budget_bytes: int | None = None
     segment_bytes: int = EXTENT_SIZE
     short_circuit_dirs: tuple[Path, ...] = ()
     local_blocks_max: int = 512

@@ -134,6 +134,7 @@ class Reader:
         if self._closed:
             return
         self._closed = True
+        self._parts.segments.leave(self)
         for segment in self._wanted.values():
             self._parts.segments.release(segment)
         self._wanted.clear()
@@ -158,9 +159,12 @@ class Reader:
 
     def _follow(self, offset: int, length: int) -> None:
         """Move the cursor; let go of segments behind it and fetch those ahead."""
-        window = self._parts.options.readahead_bytes
+        segments = self._parts.segments
+        window = min(self._parts.options.readahead_bytes, segments.share_bytes(self))
         self._cursor = advance(self._cursor, offset, length, grid=self._grid, window_bytes=window)
         wanted = self._cursor.wanted
+        if not wanted:
+            segments.leave(self)
         for number in [n for n, s in self._wanted.items() if n not in wanted or (s.ended and not s.ready)]:
             self._parts.segments.release(self._wanted.pop(number))
         for number in wanted:

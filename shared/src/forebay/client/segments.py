@@ -83,7 +83,23 @@ class SegmentTable:
         self._clock = clock
         self._segments: OrderedDict[SegmentKey, Segment] = OrderedDict()
         self._pool: list[Buffer] = []
+        self._sharers: set[object] = set()
         self.held_bytes = 0
+
+    def share_bytes(self, reader: object) -> int:
+        """What one reader may have ahead, so that all who read in sequence fit into the budget: an equal part for each,
+        whole segments, at least one. ``reader`` is one of them from now on, until ``leave``."""
+        self._sharers.add(reader)
+        return max(self._full, self._budget // len(self._sharers) // self._full * self._full)
+
+    def leave(self, reader: object) -> None:
+        """The reader reads nothing ahead any more."""
+        self._sharers.discard(reader)
+
+    @property
+    def readers(self) -> int:
+        """Readers that share the budget."""
+        return len(self._sharers)
 
     def get(self, key: SegmentKey) -> Segment | None:
         """The segment if it is held (ready or on its way)."""
