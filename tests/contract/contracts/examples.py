@@ -18,6 +18,8 @@ from forebay.contracts import (
     DrainRequest,
     Entry,
     ErrorReply,
+    FreeReply,
+    FreeRequest,
     Layout,
     ListReply,
     ListRequest,
@@ -30,6 +32,7 @@ from forebay.contracts import (
     RebalanceReply,
     RebalanceRequest,
     Record,
+    SettingsReply,
     StatusReply,
     TicketReply,
     TicketRequest,
@@ -73,6 +76,9 @@ MOUNT = Mount(
     block_size=64 << 20,
     replicas=2,
     max_age_s=None,
+    pin=True,
+    ttl_s=86_400.0,
+    quota_bytes=1 << 40,
 )
 LAYOUT = Layout(key="train/ä b.tfrecord", size=134_217_728, fingerprint='"etag-1"', version_id=HEX, block_size=64 << 20)
 FILE = Entry(
@@ -95,7 +101,8 @@ EXAMPLES: tuple[Record, ...] = (
     OPTIONS,
     MOUNT,
     MountRequest(
-        path="/imagenet", ufs_uri="s3://bucket/prefix", options=OPTIONS, block_size=64 << 20, replicas=2, max_age_s=0.0
+        path="/imagenet", ufs_uri="s3://bucket/prefix", options=OPTIONS, block_size=64 << 20, replicas=2, max_age_s=0.0,
+        pin=True, ttl_s=86_400.0, quota_bytes=1 << 40,
     ),
     MountsReply(cluster_id="forebay", revision=2, mounts=(MOUNT,)),
     TicketRequest(path="/imagenet/train", client_id="fuse-1"),
@@ -110,6 +117,9 @@ EXAMPLES: tuple[Record, ...] = (
     Touch(block_id=HEX, opens=2, read_bytes=134_217_728),
     TouchRequest(touches=(Touch(block_id=HEX, opens=1, read_bytes=0),)),
     TouchReply(known=1, unknown=2),
+    FreeRequest(mount_id="m1", path="/imagenet/val", idle_s=3600.0, force=True),
+    FreeReply(freed_blocks=2, freed_bytes=134_217_728, busy_blocks=1, pinned_blocks=0),
+    SettingsReply(settings={"policy": "hold", "reserved_bytes": 0}, since_s={"policy": 1_700_000_000.5}),
     RebalanceRequest(bytes_per_s=100_000_000),
     RebalanceReply(running=True, waiting=3, moved=2, failed=1, unknown=4),
     DrainRequest(draining=True),

@@ -45,6 +45,13 @@ def test_options_of_a_mount_beat_the_settings() -> None:
     assert (request.block_size, request.max_age_s) == (4 << 20, None)
 
 
+def test_a_mount_says_what_workers_keep_of_it() -> None:
+    request = one("/data=s3://bucket,pin=yes,ttl-s=3600,quota=10GiB")
+    assert (request.pin, request.ttl_s, request.quota_bytes) == (True, 3600.0, 10 << 30)
+    plain = one("/data=s3://bucket")
+    assert (plain.pin, plain.ttl_s, plain.quota_bytes) == (False, None, None)
+
+
 def test_a_folder_needs_none_of_the_options_of_s3() -> None:
     assert one("/=file:///data", "--ufs-endpoint", "http://h:9").options == UfsOptions()
 

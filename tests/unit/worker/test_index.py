@@ -9,7 +9,7 @@ import pytest
 
 from forebay_worker.extents import Geometry
 from forebay_worker.index import CHARGE_UNIT, TRANSITIONS, Block, Event, Refused, Reserved, State, StoreIndex
-from forebay_worker.policies import Fifo, Lru
+from forebay_worker.policies import Lru
 from forebay_worker.policies.rules import TierRules
 
 MIB = 1 << 20
@@ -141,17 +141,6 @@ def test_a_spare_copy_takes_only_room_beyond_the_reserved_bytes_and_presses_nobo
     assert index.reserve("b", Geometry(1), is_spare=True) == Refused("reserved")
     assert not index.is_pressed(0)
     assert isinstance(index.reserve("c", Geometry(MIB)), Reserved)
-
-
-def test_another_policy_takes_over_what_is_here() -> None:
-    index = index_of(10 * MIB)
-    for name in "abc":
-        filled(index, name)
-    index.read("a")
-    index.set_policy(0, Fifo(), 1.0)
-    index.read("b")
-    assert [b.block_id for b in index.victims(0, 3 * MIB)] == ["b", "c", "a"]
-    index.validate()
 
 
 @pytest.mark.parametrize(("state", "event"), list(itertools.product(State, Event)))

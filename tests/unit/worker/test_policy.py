@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forebay_worker.policies import Lru
-from forebay_worker.policies.protocol import Resident
+from forebay_worker.policies.slots import Resident
 
 
 def nobody(block: str) -> bool:

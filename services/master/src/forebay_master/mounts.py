@@ -244,6 +244,9 @@ def _mount(request: MountRequest, mount_id: str, generation: int) -> Mount:
         block_size=request.block_size,
         replicas=request.replicas,
         max_age_s=request.max_age_s,
+        pin=request.pin,
+        ttl_s=request.ttl_s,
+        quota_bytes=request.quota_bytes,
     )
 
 

@@ -47,8 +47,8 @@ class MasterSettings(MemberSettings):
     mount: tuple[str, ...] = Field(
         (),
         description="what is mounted where, PATH=URI[,OPTION=VALUE...]; repeatable; options: endpoint, region,"
-        " path-style, profile, anonymous, ca-file, block-size, replicas, max-age-s (they beat the settings below;"
-        " as a variable with options, write a JSON array)",
+        " path-style, profile, anonymous, ca-file, block-size, replicas, max-age-s, pin, ttl-s, quota"
+        " (they beat the settings below; as a variable with options, write a JSON array)",
     )
     state_dir: Path | None = Field(
         None, description="where mounts, map and listings are kept; default: below $XDG_STATE_HOME or ~/.local/state"
@@ -80,7 +80,8 @@ class MasterSettings(MemberSettings):
 
 _MOUNT = re.compile(r"(?P<path>/.*?)=(?P<uri>(?:s3|file)://.*)", re.DOTALL)
 _OPTION = re.compile(
-    r",(?P<name>endpoint|region|path-style|profile|anonymous|ca-file|block-size|replicas|max-age-s)=(?P<value>[^,]*)$"
+    r",(?P<name>endpoint|region|path-style|profile|anonymous|ca-file|block-size|replicas|max-age-s|pin|ttl-s|quota)"
+    r"=(?P<value>[^,]*)$"
 )
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -143,6 +144,9 @@ def _fields(path: str, uri: str, said: dict[str, str], defaults: MasterSettings)
         "block_size": parse_size(said["block-size"]) if "block-size" in said else defaults.block_size,
         "replicas": int(said["replicas"]) if "replicas" in said else defaults.replicas,
         "max_age_s": parse_max_age(said["max-age-s"]) if "max-age-s" in said else defaults.max_age_s,
+        "pin": _BOOLEANS[said.get("pin", "false")],
+        "ttl_s": float(said["ttl-s"]) if "ttl-s" in said else None,
+        "quota_bytes": parse_size(said["quota"]) if "quota" in said else None,
     }
 
 

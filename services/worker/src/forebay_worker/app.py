@@ -18,7 +18,16 @@ from forebay.contracts import WIRE_VERSION, ClusterMap, Member, StatusReply, Tie
 from forebay.contracts.tickets import KeyRing
 from forebay.discovery import Registry, master_addresses, open_registry, parse_registry_url
 from forebay.errors import Detail, PeerUnavailable
-from forebay.runtime import Deadline, Supervisor, check_exposure, logs, read_key_ring, read_tls, stop_event
+from forebay.runtime import (
+    Deadline,
+    Supervisor,
+    check_exposure,
+    logs,
+    read_admin_token,
+    read_key_ring,
+    read_tls,
+    stop_event,
+)
 from forebay.runtime.cgroup import memory_limit_bytes
 from forebay.runtime.tls import TlsFiles
 from forebay.telemetry import Telemetry, setup
@@ -26,18 +35,21 @@ from forebay.transport import HttpClient, HttpServer
 from forebay.transport.app import ServiceInfo, make_app
 from forebay.ufs import AllowedRoots
 from forebay_worker.access import Gate
+from forebay_worker.admin import AdminRoutes
 from forebay_worker.directory import Manner, TierDirectory, TierSpec
 from forebay_worker.entrance import Entrance
 from forebay_worker.files import IoThreads
 from forebay_worker.fill import Filler
 from forebay_worker.handlers import BlockRoutes, HandlerOptions
 from forebay_worker.index import State, StoreIndex
+from forebay_worker.keeping import Keeping
 from forebay_worker.mount_watch import MountWatch, UfsPool
 from forebay_worker.mounts import MountBook
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.origins import Origins
 from forebay_worker.policies import POLICIES
-from forebay_worker.policies.rules import TierRules
+from forebay_worker.policies.governed import Governed
+from forebay_worker.policies.ledger import Ledger
 from forebay_worker.queue import FillQueue
 from forebay_worker.reads import Reads
 from forebay_worker.routing import Homes
@@ -50,10 +62,12 @@ from forebay_worker.settings import (
     parse_tier,
     resolve_tiers,
     space_at,
+    tuning_of,
 )
 from forebay_worker.steps import from_environment
 from forebay_worker.store import Store
 from forebay_worker.tiers import boot_id, open_tier, undo
+from forebay_worker.tuning import Tuning
 from forebay_worker.vitals import CpuMeter, VitalSigns, load_checks
 
 SERVING_PERIOD_S = 30.0
@@ -89,6 +103,7 @@ class Secrets:
 
     ring: KeyRing
     tls: TlsFiles | None
+    admin_token: str | None
 
 
 class Worker:
@@ -131,15 +146,15 @@ class Worker:
             leaving=self._leaving_share,
             in_service=self._in_service,
         )
-        self._build_app(secrets.tls)
+        self._build_app(secrets)
 
     def _build_store(self) -> None:
         settings = self.settings
+        ledger = Ledger()
         policy = POLICIES[settings.policy]
-        self.index = StoreIndex([(tier.spec.capacity_bytes, policy(tier.spec.capacity_bytes)) for tier in self.tiers])
-        rules = TierRules(settings.high_watermark, settings.low_watermark)
-        for number in range(len(self.tiers)):
-            self.index.set_rules(number, rules)
+        policies = [Governed(policy(tier.spec.capacity_bytes), ledger) for tier in self.tiers]
+        capacities = [tier.spec.capacity_bytes for tier in self.tiers]
+        self.index = StoreIndex(zip(capacities, policies, strict=True))
         self.store = Store(
             self.tiers,
             self.index,
@@ -152,8 +167,9 @@ class Worker:
             self.store, self.queue, self.spawner, self.metrics, run_extents_max=settings.fill_request_extents
         )
         self.reads = Reads(self.store, self.filler, self.metrics, passive=settings.passive_cache)
+        self.policies, self.ledger = policies, ledger
 
-    def _build_app(self, tls: TlsFiles | None) -> None:
+    def _build_app(self, secrets: Secrets) -> None:
         settings = self.settings
         self.homes = Homes(self.member_id, time.monotonic)
         entrance = Entrance(
@@ -171,11 +187,28 @@ class Worker:
             HandlerOptions(settings.read_type, settings.reads_max),
             weight=self.weight,
         )
+        self.keeping = Keeping(
+            self.store, self.policies, self.ledger, self.book, self.pool, tuning_of(settings), self._take
+        )
+        self.watch.on_change = self.keeping.mounts_changed
+        self.filler.on_missed = self.keeping.missed
         info = ServiceInfo("forebay-worker", self.member_id, forebay_worker.__version__, self.started_at_s)
-        app = make_app(info, self.telemetry, status=self.status, waiting_for=self.waiting_for, tls=tls)
+        app = make_app(
+            info,
+            self.telemetry,
+            status=self.status,
+            waiting_for=self.waiting_for,
+            admin_token=secrets.admin_token,
+            tls=secrets.tls,
+        )
         self.routes.add_to(app)
-        self.server = HttpServer(app, self.telemetry, tls=tls, drain_timeout_s=settings.drain_timeout_s)
+        AdminRoutes(self.keeping).add_to(app)
+        self.server = HttpServer(app, self.telemetry, tls=secrets.tls, drain_timeout_s=settings.drain_timeout_s)
         self._observe()
+
+    def _take(self, tuning: Tuning) -> None:
+        self.reads.passive = tuning.passive_cache
+        self.routes.read_type = tuning.read_type
 
     def _observe(self) -> None:
         metrics = self.telemetry.metrics
@@ -286,6 +319,7 @@ class Worker:
             settings=self.settings.shown(),
             detail={
                 **tiers,
+                **self.keeping.status(),
                 "blocks": blocks,
                 "reads_in_flight": self.routes.in_flight,
                 "fills_in_flight": self.queue.in_flight,
@@ -315,6 +349,7 @@ class Worker:
         self.spawner.spawn("health", self.store.health.run())
         self.spawner.spawn("held_files", self.store.held.run())
         self.spawner.spawn("sync", self.store.keep_synced())
+        self.spawner.spawn("sweep", self.keeping.run())
         await stop.wait()
 
     async def _take_in(self, scanned: asyncio.Event) -> None:
@@ -404,7 +439,7 @@ async def serve(settings: WorkerSettings) -> int:
 @asynccontextmanager
 async def running(settings: WorkerSettings, specs: Sequence[TierSpec]) -> AsyncIterator[Worker]:
     """A worker with its tasks and directories, to be ``run`` inside. What a failed start made is removed."""
-    secrets = Secrets(read_key_ring(settings), read_tls(settings))
+    secrets = Secrets(read_key_ring(settings), read_tls(settings), read_admin_token(settings))
     tiers = open_tiers(specs)
     async with AsyncExitStack() as last:
         last.callback(_give_back, tiers)

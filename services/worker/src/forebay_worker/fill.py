@@ -8,7 +8,7 @@ block stays); a version that is gone, or a tier directory that errs, costs the b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from itertools import count
@@ -98,14 +98,17 @@ class Filler:
         self._closed = False
         self._log = logs.get("forebay_worker.fill")
         store.on_evicted = self._forget
+        self.on_missed: Callable[[Asked], None] = lambda asked: None
+        """Told of a block that is asked for and not complete here."""
 
     # -- for readers
 
-    async def admit(self, asked: Asked, source: BlockSource) -> Block | None:
+    async def admit(self, asked: Asked, source: BlockSource, *, is_spare: bool = False) -> Block | None:
         """The block, being filled or complete; ``None`` if it cannot be kept, or is being filled by another claim
         about the file's size (the under store judges each by itself). ``source`` is used from now on: a newer
         reader's rights live longer."""
-        block = await self._store.admit(asked.block_id, asked.geometry, asked.target.mount_id)
+        self.on_missed(asked)
+        block = await self._store.admit(asked.block_id, asked.geometry, asked.target.mount_id, is_spare=is_spare)
         if block is None or block.state is not State.FILLING:
             return block
         filling = self._fillings.get(asked.block_id)

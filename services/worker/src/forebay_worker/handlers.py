@@ -11,6 +11,7 @@ from aiohttp import web
 from forebay.contracts import TouchReply, TouchRequest
 from forebay.contracts.blocks import (
     BLOCKS_PATH,
+    COPY_HEADER,
     CRC_HEADER,
     HOP_HEADER,
     OFFERED_HEADER,
@@ -23,6 +24,7 @@ from forebay.contracts.blocks import (
     ByteRange,
     format_content_range,
     format_crcs,
+    parse_copy,
     parse_range,
     parse_read_type,
 )
@@ -72,6 +74,8 @@ class BlockRoutes:
         self._weight = weight
         self._log = logs.get("forebay_worker.handlers")
         self.in_flight = 0
+        self.read_type = options.read_type
+        """Where a request says nothing; may change at any time."""
 
     def add_to(self, app: web.Application) -> None:
         """Registers the routes."""
@@ -118,9 +122,10 @@ class BlockRoutes:
         if hop not in {None, "1"}:
             raise InvalidRequest("want 1 or nothing", header=HOP_HEADER)
         options = ReadOptions(
-            read_type=parse_read_type(headers.get(READ_TYPE_HEADER), self._options.read_type),
+            read_type=parse_read_type(headers.get(READ_TYPE_HEADER), self.read_type),
             is_hop=hop is not None,
             only_if_cached=headers.get("cache-control", "").strip().lower() == ONLY_IF_CACHED,
+            is_spare=parse_copy(headers.get(COPY_HEADER)),
         )
         origin = self._origins.of(asked, part, options, headers.get(TICKET_HEADER, ""))
         return Read(

@@ -21,7 +21,7 @@ whose bytes count until its file is gone. While there is a ghost, the id is not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from weakref import WeakValueDictionary
@@ -203,7 +203,7 @@ class StoreIndex:
     8. Counts by state and sums by mount agree with the blocks.
     """
 
-    def __init__(self, tiers: Sequence[tuple[int, Policy]]) -> None:
+    def __init__(self, tiers: Iterable[tuple[int, Policy]]) -> None:
         self._tiers = [_Tier(capacity, policy) for capacity, policy in tiers]
         self._blocks: dict[str, Block | int] = {}
         self._awake: WeakValueDictionary[str, Block] = WeakValueDictionary()
@@ -295,10 +295,10 @@ class StoreIndex:
             if not admission.is_admitted:
                 reason = admission.reason
             elif has_room(self._fill(number), charge, tier.rules):
-                tier.asked += admission.evict_bytes
+                tier.asked += 0 if is_spare else admission.evict_bytes
                 block = Block(block_id, number, geometry.length, State.FILLING, extents=ExtentSet(geometry))
                 return Reserved(self._add(block, dataset, now_s))
-            else:
+            elif not is_spare:
                 pressed, reason = (tier, max(charge, admission.evict_bytes)), "full"
         if pressed is not None:
             pressed[0].asked = max(pressed[0].asked, pressed[1])
@@ -324,12 +324,6 @@ class StoreIndex:
         """What decides in a tier directory."""
         return self._tiers[tier].policy
 
-    def set_policy(self, tier: int, policy: Policy, now_s: float) -> None:
-        """Another policy takes over what is here."""
-        for resident in self._tiers[tier].policy:
-            policy.inserted(resident.block, resident.size, resident.dataset, now_s)
-        self._tiers[tier].policy = policy
-
     def excess(self, tier: int) -> int:
         """Bytes to evict in the background now; see ``policies.rules``. What was asked for counts once."""
         held = self._tiers[tier]
@@ -345,10 +339,11 @@ class StoreIndex:
     def victims(self, tier: int, need_bytes: int, now_s: float = 0.0) -> tuple[Block, ...]:
         """Evictable blocks of one tier, in the policy's order, that together free ``need_bytes``, as far as there are
         such."""
-        names = self._tiers[tier].policy.victims(need_bytes, now_s, busy=self._is_busy)
+        names = self._tiers[tier].policy.victims(need_bytes, now_s, busy=self.is_busy)
         return tuple(block for name in names if (block := self.get(name)) is not None)
 
-    def _is_busy(self, block_id: str) -> bool:
+    def is_busy(self, block_id: str) -> bool:
+        """Whether a block that is here may not be evicted now."""
         found = self._blocks[block_id]
         block = found if isinstance(found, Block) else self._awake.get(block_id)
         return block is not None and not block.is_evictable

@@ -42,12 +42,15 @@ class MountWatch:
         self._changed = asyncio.Event()
         self._log = logs.get("forebay_worker.mounts")
         self.sees_master = False
+        self.on_change: Callable[[], None] = lambda: None
+        """Told after the book has taken another table."""
 
     async def load(self) -> None:
         """Takes the last good copy, if there is one."""
         try:
             data = await asyncio.to_thread(_read_bounded, self._path)
             self._book.take(decode(MountsReply, data))
+            self.on_change()
         except FileNotFoundError:
             return
         except (OSError, ForebayError) as e:
@@ -98,6 +101,7 @@ class MountWatch:
             self._log.warning("mount_refused", mount_id=mount_id, reason=reason)
         self._changed.set()
         self._changed.clear()
+        self.on_change()
         await self._pool.keep(self._book.all())
         try:
             await asyncio.to_thread(_replace, self._path, encode(reply))

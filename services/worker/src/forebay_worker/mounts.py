@@ -62,6 +62,18 @@ class MountBook:
             return e
         return Mounted(mount, uri)
 
+    def below(self, path: str) -> tuple[list[Mounted], tuple[Mounted, str] | None]:
+        """The mounts at ``path`` or below it; and, where it lies inside one, that one and the key there."""
+        wanted = "/" + path.strip("/")
+        prefix = wanted.rstrip("/") + "/"
+        readable = [judged for judged in self._mounts.values() if isinstance(judged, Mounted)]
+        whole = [m for m in readable if f"{m.mount.path.rstrip('/')}/".startswith(prefix)]
+        around = [m for m in readable if m not in whole and prefix.startswith(f"{m.mount.path.rstrip('/')}/")]
+        inner = max(around, key=lambda m: len(m.mount.path), default=None)
+        if inner is None or any(m.mount.path == wanted for m in whole):
+            return whole, None
+        return whole, (inner, wanted.removeprefix(inner.mount.path).strip("/"))
+
     def find(self, mount_id: str) -> Mounted:
         """The mount.
 

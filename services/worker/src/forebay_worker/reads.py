@@ -50,6 +50,11 @@ class Read:
         return self.part.start == 0 and (self.keeps or not self.has_home_elsewhere)
 
     @property
+    def is_spare(self) -> bool:
+        """Whether only room that nobody needs may be taken: a copy of what another worker is home of, on request."""
+        return self.options.is_spare and self.has_home_elsewhere and not self.keeps
+
+    @property
     def offered_to(self) -> str | None:
         """The member that answered in this worker's stead, because the policy here did not admit the block."""
         return self.overflow.served_by if self.overflow is not None else None
@@ -75,7 +80,7 @@ class Reads:
         self._store = store
         self._filler = filler
         self._metrics = metrics
-        self._passive = passive
+        self.passive = passive
 
     def at_once(self, asked: Asked, part: ByteRange) -> tuple[Block, memoryview] | None:
         """The bytes, if they lie mapped in memory; the caller leases the block while it sends them."""
@@ -110,7 +115,7 @@ class Reads:
             is_here=here,
             is_fitting=fitting,
             has_home_elsewhere=read.has_home_elsewhere,
-            passive=self._passive or read.keeps,
+            passive=self.passive or read.keeps or read.options.is_spare,
         )
         if way is Route.NOT_CACHED:
             raise NotCached("the bytes are not here", block_id=asked.block_id)
@@ -169,7 +174,7 @@ class Reads:
     async def _admitted(self, read: Read) -> Block | None:
         block = self._store.index.get(read.asked.block_id)
         if block is None or block.state is State.FILLING:
-            block = await self._filler.admit(read.asked, read.source)
+            block = await self._filler.admit(read.asked, read.source, is_spare=read.is_spare)
         if block is not None and block.length != read.asked.length:
             return None
         return block

@@ -37,6 +37,7 @@ class ReadOptions:
     read_type: ReadType = "CACHE"
     is_hop: bool = False
     only_if_cached: bool = False
+    is_spare: bool = False
 
 
 def route(options: ReadOptions, *, is_here: bool, is_fitting: bool, has_home_elsewhere: bool, passive: bool) -> Route:

@@ -17,6 +17,7 @@ from forebay.ufs import AllowedRoots
 from forebay_worker.directory import TierSpec
 from forebay_worker.index import CHARGE_UNIT
 from forebay_worker.policies import POLICIES, PolicyName
+from forebay_worker.tuning import Tuning
 
 TIER_SETTING = "tier_dirs"
 MEM_SHARE = 0.25
@@ -47,6 +48,10 @@ class WorkerSettings(MemberSettings):
     policy: PolicyName = Field("hold", description=f"what to keep: {', '.join(POLICIES)}")
     high_watermark: float = Field(0.95, gt=0, le=1, description="share of a tier above which blocks are evicted")
     low_watermark: float = Field(0.90, gt=0, le=1, description="share of a tier down to which they are")
+    reserved_bytes: Size = Field(0, ge=0, description="room of a tier that copies in spare room leave free")
+    idle_ttl_s: float = Field(
+        600.0, gt=0, le=1e9, description="how long a dataset may be unread before hold gives it up"
+    )
     fill_streams: int = Field(8, ge=1, le=256, description="requests to fill sources at the same time")
     fill_request_extents: int = Field(
         4, ge=1, le=64, description="neighbouring extents (4 MiB) in one such request at most; fewer while streams idle"
@@ -74,6 +79,19 @@ class WorkerSettings(MemberSettings):
         if self.low_watermark > self.high_watermark:
             raise ValueError("low_watermark is above high_watermark")
         return self
+
+
+def tuning_of(settings: WorkerSettings) -> Tuning:
+    """What can be changed while the worker runs, as it is at start."""
+    return Tuning(
+        passive_cache=settings.passive_cache,
+        read_type=settings.read_type,
+        policy=settings.policy,
+        idle_ttl_s=settings.idle_ttl_s,
+        high_watermark=settings.high_watermark,
+        low_watermark=settings.low_watermark,
+        reserved_bytes=settings.reserved_bytes,
+    )
 
 
 @dataclass(frozen=True)

@@ -134,6 +134,10 @@ class Store:
 
     # -- admission and eviction
 
+    def now_s(self) -> float:
+        """The clock that policies are told."""
+        return self._clock()
+
     def read(self, block_id: str, dataset: str = "") -> bool:
         """Tells the policy of a read or a touch; whether the block is here. ``dataset`` is the mount, if known."""
         return self.index.read(block_id, self._clock(), dataset)
@@ -180,6 +184,10 @@ class Store:
             excess = self.index.excess(number)
             if excess:
                 await self.evict(self.index.victims(number, excess, self._clock()))
+
+    def press(self) -> None:
+        """Eviction looks at the tiers now."""
+        self._pressed.set()
 
     async def keep_room(self) -> None:
         """Evicts in the background for ever: when an admission found too little room, and now and then."""

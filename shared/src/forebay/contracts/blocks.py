@@ -20,6 +20,8 @@ from forebay.errors import InvalidRequest, PeerMisbehaved, RangeNotSatisfiable
 
 BLOCKS_PATH = "/v1/blocks"
 TOUCH_PATH = "/v1/blocks:touch"
+FREE_PATH = "/v1/blocks:free"
+SETTINGS_PATH = "/v1/settings"
 REBALANCE_PATH = "/v1/blocks:rebalance"
 DRAIN_PATH = "/v1/worker:drain"
 
@@ -34,6 +36,10 @@ READ_TYPE_HEADER = "forebay-read-type"
 
 DEADLINE_HEADER = "forebay-deadline-ms"
 """Milliseconds that the caller still waits."""
+
+COPY_HEADER = "forebay-copy"
+"""``spare`` on a request to an entry worker: whatever its passive cache, it keeps a copy, but only in room beyond its
+reserved bytes, and evicts nothing for it (location policy ``local-first-avoid-eviction``)."""
 
 SOURCE_HEADER = "forebay-source"
 """A ``Source``: where the first bytes of the answer came from."""
@@ -192,6 +198,13 @@ def parse_crcs(header: str | None) -> tuple[int, ...]:
     if len(header) > 9 * CRCS_MAX or _CRCS.fullmatch(header) is None:
         raise PeerMisbehaved("the peer sent malformed checksums", header=CRC_HEADER)
     return tuple(int(part, 16) for part in header.split(","))
+
+
+def parse_copy(value: str | None) -> bool:
+    """Whether the header asks for a copy in spare room. Raises ``InvalidRequest``."""
+    if value not in {None, "spare"}:
+        raise InvalidRequest("want spare or nothing", header=COPY_HEADER)
+    return value is not None
 
 
 def parse_read_type(header: str | None, default: ReadType) -> ReadType:

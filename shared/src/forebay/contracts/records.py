@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, field
 
@@ -12,6 +12,7 @@ Count = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 Positive = Annotated[int, Meta(ge=1, le=(1 << 63) - 1)]
 Weight = Annotated[float, Meta(ge=0.0, le=1e15)]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Seconds = Annotated[float, Meta(ge=0.001, le=1e9)]
 ShortText = Annotated[str, Meta(min_length=1, max_length=255)]
 PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
 HexId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -128,7 +129,9 @@ class UfsOptions(Record, frozen=True):
 class Mount(Record, frozen=True):
     """An under-store prefix bound in the namespace. ``path`` is absolute, without a trailing slash ("/" is the root).
 
-    ``max_age_s`` is the consistency class: ``None`` is immutable, 0 is always, else seconds.
+    ``max_age_s`` is the consistency class: ``None`` is immutable, 0 is always, else seconds. What workers keep of it:
+    ``pin``: evict nothing; ``ttl_s``: a block not read for that long leaves; ``quota_bytes``: each worker keeps at most
+    so much (``None``: no limit).
     """
 
     mount_id: ShortText
@@ -141,6 +144,9 @@ class Mount(Record, frozen=True):
     block_size: Positive = BLOCK_SIZE_DEFAULT
     replicas: Annotated[int, Meta(ge=1, le=16)] = 1
     max_age_s: Annotated[float, Meta(ge=0)] | None = 60.0
+    pin: bool = False
+    ttl_s: Seconds | None = None
+    quota_bytes: Count | None = None
 
 
 class MountRequest(Record, frozen=True):
@@ -152,6 +158,9 @@ class MountRequest(Record, frozen=True):
     block_size: Annotated[int, Meta(ge=4 << 20, le=1 << 34, multiple_of=4 << 20)] = BLOCK_SIZE_DEFAULT
     replicas: Annotated[int, Meta(ge=1, le=16)] = 1
     max_age_s: Annotated[float, Meta(ge=0)] | None = 60.0
+    pin: bool = False
+    ttl_s: Seconds | None = None
+    quota_bytes: Count | None = None
 
 
 class MountsReply(Record, frozen=True):
@@ -297,6 +306,33 @@ class DrainReply(Record, frozen=True):
     """The worker's state as it is announced from now on."""
 
     state: MemberState
+
+
+class FreeRequest(Record, frozen=True):
+    """Let go of blocks: those of mount ``mount_id``, those of files below ``path`` (absolute, in the namespace), those
+    not read for ``idle_s``; what is given holds together; something must be given. Pinned ones by ``force`` only."""
+
+    mount_id: ShortText | None = None
+    path: PathText | None = None
+    idle_s: Annotated[float, Meta(ge=0, le=1e9)] | None = None
+    force: bool = False
+
+
+class FreeReply(Record, frozen=True):
+    """What was let go of, and how many blocks were meant and stay because they are read just now, or pinned."""
+
+    freed_blocks: Count
+    freed_bytes: Count
+    busy_blocks: Count
+    pinned_blocks: Count
+
+
+class SettingsReply(Record, frozen=True):
+    """``GET /v1/settings``, and the answer to a ``PATCH``: what can be changed while the service runs, and since when
+    (seconds since the epoch) each setting is as it is. Sizes are in bytes."""
+
+    settings: dict[str, Any]
+    since_s: dict[str, float]
 
 
 class StatusReply(Record, frozen=True):

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import orjson
 from aiohttp import web
 
 from forebay.contracts import WIRE_VERSION, ErrorReply, Record, StatusReply, decode, encode
@@ -99,14 +100,25 @@ async def read_record(request: web.Request, kind: type[R]) -> R:
         InvalidRequest: not JSON, not a ``kind``, or a body that breaks off.
         DeadlineExceeded: the body did not come within `BODY_TIMEOUT_S`.
     """
+    return decode(kind, await _body(request))
+
+
+async def read_json(request: web.Request) -> object:
+    """The request's body as plain JSON, for what is checked elsewhere. Raises as ``read_record`` does."""
+    try:
+        return orjson.loads(await _body(request))
+    except orjson.JSONDecodeError as e:
+        raise InvalidRequest(f"the body is not JSON: {e}") from e
+
+
+async def _body(request: web.Request) -> bytes:
     try:
         async with Deadline.after(BODY_TIMEOUT_S).timeout():
-            body = await request.read()
+            return await request.read()
     except web.HTTPRequestEntityTooLarge as e:
         raise _too_large(request) from e
     except web.RequestPayloadError as e:
         raise InvalidRequest("the body breaks off or is malformed") from e
-    return decode(kind, body)
 
 
 def record_response(record: Record, *, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
@@ -273,6 +285,7 @@ __all__ = [
     "ServiceInfo",
     "error_response",
     "make_app",
+    "read_json",
     "read_record",
     "record_response",
     "require_admin",

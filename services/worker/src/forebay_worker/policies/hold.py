@@ -21,9 +21,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from forebay_worker.policies.bets import AGE_MAX, Bets
-from forebay_worker.policies.protocol import ADMITTED, Admission, Busy, Resident
+from forebay_worker.policies.protocol import ADMITTED, Admission, Busy
 from forebay_worker.policies.sketch import Sketch
-from forebay_worker.policies.slots import Slots
+from forebay_worker.policies.slots import Resident, Slots
 
 TTL_S = 600.0
 """Silence after which a dataset is taken for idle."""
@@ -83,9 +83,9 @@ class Hold:
 
     def __init__(self, capacity_bytes: int, *, ttl_s: float = TTL_S, rng: random.Random | None = None) -> None:
         self._capacity = capacity_bytes
-        self._ttl_s = ttl_s
+        self.ttl_s = ttl_s
         self._rng = rng or random.Random(0)
-        self._slots = Slots()
+        self.slots = Slots()
         self._place = array("I")
         self._read_at = array("I")
         self._tick = 0
@@ -96,31 +96,33 @@ class Hold:
         self._lately_max = 1
         self._owed_bytes = 0
         self._unused = 0
+        self._pinned: frozenset[str] = frozenset()
 
     # -- what happens
 
     def inserted(self, block: str, size: int, dataset: str, now_s: float) -> None:
         """Takes its place in its dataset."""
-        slot = self._slots.add(block, size, dataset)
+        slot = self.slots.add(block, size, dataset, now_s)
         if slot == len(self._place):
             self._place.append(0)
             self._read_at.append(0)
             self._sketch.make_room(slot + 1)
-        self._lately_max = max(1, min(LATELY_MAX, int(len(self._slots) * LATELY_SHARE)))
+        self._lately_max = max(1, min(LATELY_MAX, int(len(self.slots) * LATELY_SHARE)))
         self._read_at[slot] = self._tick & TICK_MASK
-        self._join(slot, self._slots.dataset_of(slot), now_s)
+        self._join(slot, self.slots.dataset_of(slot), now_s)
 
     def touched(self, block: str, now_s: float, dataset: str = "") -> None:
         """A read of what is here."""
-        slot = self._slots.get(block)
+        slot = self.slots.get(block)
         if slot is None:
             return
-        number = self._slots.dataset_of(slot)
+        self.slots.mark(slot, now_s)
+        number = self.slots.dataset_of(slot)
         if not number and dataset:
             self._part(slot, 0)
-            self._slots.adopt(slot, dataset)
+            self.slots.adopt(slot, dataset)
             self._heard(0, now_s)  # blocks found at start are not idle while others of them find their dataset
-            number = self._slots.dataset_of(slot)
+            number = self.slots.dataset_of(slot)
             self._join(slot, number, now_s)
         self._heard(number, now_s)
         if self._counts(block):
@@ -128,10 +130,10 @@ class Hold:
 
     def removed(self, block: str) -> None:
         """Forgets the block, not how often it was read."""
-        slot = self._slots.get(block)
+        slot = self.slots.get(block)
         if slot is not None:
-            self._part(slot, self._slots.dataset_of(slot))
-            self._slots.drop(block)
+            self._part(slot, self.slots.dataset_of(slot))
+            self.slots.drop(block)
 
     def _join(self, slot: int, number: int, now_s: float) -> None:
         dataset = self._datasets.get(number)
@@ -153,7 +155,7 @@ class Hold:
         if dataset is None:
             dataset = self._datasets[number] = _Dataset(now_s)
         silence_s = now_s - dataset.read_at_s
-        if silence_s > self._ttl_s:
+        if silence_s > self.ttl_s:
             dataset.pause_s = max(silence_s, dataset.pause_s / 2)
         dataset.read_at_s = now_s
         return dataset
@@ -174,15 +176,15 @@ class Hold:
 
     def admit(self, block: str, size: int, dataset: str, now_s: float) -> Admission:
         """While there is room, everybody; then those that are likely to be read before what they replace."""
-        number = self._slots.dataset_number(dataset)
+        number = self.slots.dataset_number(dataset)
         self._heard(number, now_s)
         is_new = self._counts(block)
-        free = self._capacity - self._slots.used_bytes
+        free = self._capacity - self.slots.used_bytes
         if free - self._owed_bytes >= size:
             if is_new:
                 self._learn_of_silent(block, number, now_s)
             return ADMITTED
-        if self._leaving(number, now_s) is not None:
+        if self._is_given_up(number, now_s):
             bulk = max(size, int(self._capacity * BULK_SHARE))
             return Admission(True, evict_bytes=bulk)
         if not is_new:
@@ -190,38 +192,39 @@ class Hold:
         return self._duel(block, size, number, free)
 
     def _learn_of_silent(self, block: str, number: int, now_s: float) -> None:
-        other = next(
-            (n for n, d in self._datasets.items() if n != number and d.slots and self._is_silent(d, now_s)), None
-        )
-        if other is not None:
-            self._bet(block, self._draw(self._datasets[other]), SILENT)
+        silent = self._silent(now_s, but=number)
+        if silent:
+            self._bet(block, self._draw(silent[0]), SILENT)
 
-    def _leaving(self, number: int, now_s: float) -> int | None:
-        """The dataset that goes first now: abandoned, or silent if experience is against it. Never the reader's own."""
+    def _silent(self, now_s: float, *, but: int | None = None) -> list[_Dataset]:
+        """Datasets that are not awake and have blocks here that may go, the one silent longest first."""
         silent = [
-            (d.read_at_s, n) for n, d in self._datasets.items() if n != number and d.slots and self._is_silent(d, now_s)
+            dataset
+            for number, dataset in self._datasets.items()
+            if now_s - dataset.read_at_s > self.ttl_s
+            and number != but
+            and dataset.slots
+            and self.slots.dataset_name(dataset.slots[0]) not in self._pinned
         ]
-        if not silent:
-            return None
-        first = min(silent)[1]
-        if self._is_abandoned(self._datasets[first], now_s) or self._bets.chance(SILENT) > SILENT_WINNING:
-            return first
-        return None
+        silent.sort(key=lambda dataset: dataset.read_at_s)
+        return silent
 
-    def _is_silent(self, dataset: _Dataset, now_s: float) -> bool:
-        return now_s - dataset.read_at_s > self._ttl_s
+    def _is_given_up(self, number: int, now_s: float) -> bool:
+        """Whether another dataset goes now: abandoned, or silent with experience against it."""
+        silent = self._silent(now_s, but=number)
+        return bool(silent) and (self._is_abandoned(silent[0], now_s) or self._bets.chance(SILENT) > SILENT_WINNING)
 
     def _is_abandoned(self, dataset: _Dataset, now_s: float) -> bool:
-        return now_s - dataset.read_at_s > max(self._ttl_s, PAUSE_FACTOR * dataset.pause_s)
+        return now_s - dataset.read_at_s > max(self.ttl_s, PAUSE_FACTOR * dataset.pause_s)
 
     def _duel(self, block: str, size: int, number: int, free: int) -> Admission:
         """One newcomer against the least wanted of a few residents."""
         slot = self._least_wanted()
         if slot is None:
             return Admission(False, "held")
-        rival = self._slots.block(slot)
+        rival = self.slots.block(slot)
         more = self._sketch.estimate(block) - self._sketch.estimate(rival)
-        where = "same" if self._slots.dataset_of(slot) == number else "other"
+        where = "same" if self.slots.dataset_of(slot) == number else "other"
         context = f"{where}{min(max(more, 0), MORE_MAX)}"
         chance = self._bets.chance(context)
         self._bet(block, slot, context)
@@ -244,21 +247,25 @@ class Hold:
 
     def _bet(self, block: str, slot: int | None, context: str) -> None:
         if slot is not None:
-            age_max = AGE_MAX * max(64, len(self._slots))
-            self._bets.open(block, self._slots.block(slot), context, tick=self._tick, age_max=age_max)
+            age_max = AGE_MAX * max(64, len(self.slots))
+            self._bets.open(block, self.slots.block(slot), context, tick=self._tick, age_max=age_max)
 
     # -- who goes
+
+    def spare(self, datasets: frozenset[str]) -> None:
+        """A pinned dataset may be silent for ever and makes no room."""
+        self._pinned = datasets
 
     def _draw(self, dataset: _Dataset) -> int | None:
         return self._rng.choice(dataset.slots) if dataset.slots else None
 
     def _least_wanted(self) -> int | None:
-        drawn = [slot for slot in (self._slots.any(self._rng) for _ in range(DRAWS)) if slot is not None]
+        drawn = [slot for slot in (self.slots.any(self._rng) for _ in range(DRAWS)) if slot is not None]
         return min(drawn, key=self._worth, default=None)
 
     def _worth(self, slot: int) -> tuple[int, int]:
         age = (self._tick - self._read_at[slot]) & TICK_MASK
-        return self._sketch.estimate(self._slots.block(slot)), -age
+        return self._sketch.estimate(self.slots.block(slot)), -age
 
     def victims(self, wanted_bytes: int, now_s: float, *, busy: Busy) -> list[str]:
         """Of abandoned datasets the one silent longest, then silent ones, then what is read least."""
@@ -266,27 +273,26 @@ class Hold:
         for slot in self._in_order(now_s):
             if wanted_bytes <= 0:
                 break
-            block = self._slots.block(slot)
+            block = self.slots.block(slot)
             if block not in chosen and not busy(block):
                 chosen[block] = None
-                wanted_bytes -= self._slots.size(slot)
+                wanted_bytes -= self.slots.size(slot)
         return list(chosen)
 
     def _in_order(self, now_s: float) -> Iterator[int]:
-        for dataset in sorted(self._datasets.values(), key=lambda dataset: dataset.read_at_s):
-            if self._is_silent(dataset, now_s):
-                yield from dataset.slots
-        for _ in range(2 * len(self._slots)):
+        for dataset in self._silent(now_s):
+            yield from dataset.slots
+        for _ in range(2 * len(self.slots)):
             slot = self._least_wanted()
             if slot is not None:
                 yield slot
-        yield from self._slots
+        yield from self.slots
 
     def __iter__(self) -> Iterator[Resident]:
-        return map(self._slots.resident, self._slots)
+        return map(self.slots.resident, self.slots)
 
     def __contains__(self, block: object) -> bool:
-        return block in self._slots
+        return block in self.slots
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self.slots)

@@ -23,7 +23,7 @@ class Lfu(Fifo):
 
     def inserted(self, block: str, size: int, dataset: str, now_s: float) -> None:
         """Counts as read once."""
-        slot = self._slots.add(block, size, dataset)
+        slot = self.slots.add(block, size, dataset, now_s)
         if slot == len(self._count):
             self._count.append(0)
         self._count[slot] = 1
@@ -32,10 +32,11 @@ class Lfu(Fifo):
 
     def touched(self, block: str, now_s: float, dataset: str = "") -> None:
         """Behind the last one with one more read, or with as many."""
-        slot = self._slots.get(block)
+        slot = self.slots.get(block)
         if slot is None:
             return
-        self._slots.adopt(slot, dataset)
+        self.slots.mark(slot, now_s)
+        self.slots.adopt(slot, dataset)
         count = self._count[slot]
         if count == COUNT_MAX:
             return
@@ -49,7 +50,7 @@ class Lfu(Fifo):
 
     def removed(self, block: str) -> None:
         """Forgets it and its count."""
-        slot = self._slots.drop(block)
+        slot = self.slots.drop(block)
         if slot is not None:
             self._unchain(slot)
 

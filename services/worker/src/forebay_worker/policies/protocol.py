@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+from forebay_worker.policies.slots import Resident, Slots
 
 Busy = Callable[[str], bool]
 """Whether a block may not be evicted now (leased, being filled or sealed)."""
-
-
-class Resident(NamedTuple):
-    """A block that a policy knows. ``dataset`` is the mount it was read through; "" until that is known."""
-
-    block: str
-    size: int
-    dataset: str
 
 
 @dataclass(frozen=True)
@@ -38,10 +32,18 @@ class Policy(Protocol):
     the policy holds on to it and copies nothing.
     """
 
-    name: str
-    keeps_full: bool
-    """Whether it fills its tier to the last byte and says itself (``Admission.evict_bytes``) when something must go;
-    the others are kept between the watermarks."""
+    @property
+    def name(self) -> str:
+        """As in the ``policy`` setting."""
+
+    @property
+    def slots(self) -> Slots:
+        """What is known of each block, whatever the policy."""
+
+    @property
+    def keeps_full(self) -> bool:
+        """Whether it fills its tier to the last byte and says itself (``Admission.evict_bytes``) when something must
+        go; the others are kept between the watermarks."""
 
     def inserted(self, block: str, size: int, dataset: str, now_s: float) -> None:
         """The block takes room here from now on: its fill starts, or it was found at start (``dataset`` "")."""
@@ -56,6 +58,10 @@ class Policy(Protocol):
     def admit(self, block: str, size: int, dataset: str, now_s: float) -> Admission:
         """A read asks for a block that is not here; whether it may be cached at all. Whether there is room for it is
         the caller's question. Asked once for every read that misses: policies learn from it."""
+
+    def spare(self, datasets: frozenset[str]) -> None:
+        """These datasets are pinned from now on and no others: their blocks are busy for ever, and count on no one to
+        make room for them by being idle."""
 
     def victims(self, wanted_bytes: int, now_s: float, *, busy: Busy) -> list[str]:
         """Blocks to evict, best first, that together free ``wanted_bytes``; fewer if there are no more. Never one

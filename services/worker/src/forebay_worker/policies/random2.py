@@ -6,8 +6,8 @@ import random
 from array import array
 from collections.abc import Iterator
 
-from forebay_worker.policies.protocol import ADMITTED, Admission, Busy, Resident
-from forebay_worker.policies.slots import Slots
+from forebay_worker.policies.protocol import ADMITTED, Admission, Busy
+from forebay_worker.policies.slots import Resident, Slots
 
 DRAWS_MAX = 64
 """Draws that may find nobody in a row; then all blocks are looked at in turn."""
@@ -22,23 +22,24 @@ class Random2:
     keeps_full = False
 
     def __init__(self, capacity_bytes: int = 0, rng: random.Random | None = None) -> None:
-        self._slots = Slots()
+        self.slots = Slots()
         self._read_at = array("I")
         self._tick = 0
         self._rng = rng or random.Random(0)
 
     def inserted(self, block: str, size: int, dataset: str, now_s: float) -> None:
         """Counts as read now."""
-        slot = self._slots.add(block, size, dataset)
+        slot = self.slots.add(block, size, dataset, now_s)
         if slot == len(self._read_at):
             self._read_at.append(0)
         self._mark(slot)
 
     def touched(self, block: str, now_s: float, dataset: str = "") -> None:
         """Read now."""
-        slot = self._slots.get(block)
+        slot = self.slots.get(block)
         if slot is not None:
-            self._slots.adopt(slot, dataset)
+            self.slots.mark(slot, now_s)
+            self.slots.adopt(slot, dataset)
             self._mark(slot)
 
     def _mark(self, slot: int) -> None:
@@ -47,11 +48,14 @@ class Random2:
 
     def removed(self, block: str) -> None:
         """Forgets it."""
-        self._slots.drop(block)
+        self.slots.drop(block)
 
     def admit(self, block: str, size: int, dataset: str, now_s: float) -> Admission:
         """Always."""
         return ADMITTED
+
+    def spare(self, datasets: frozenset[str]) -> None:
+        """Pinned blocks keep their place in the order and are passed over."""
 
     def victims(self, wanted_bytes: int, now_s: float, *, busy: Busy) -> list[str]:
         """Pairs are drawn until enough is found."""
@@ -62,8 +66,8 @@ class Random2:
             if not able:
                 break
             slot = max(able, key=self._age)
-            chosen[self._slots.block(slot)] = None
-            wanted_bytes -= self._slots.size(slot)
+            chosen[self.slots.block(slot)] = None
+            wanted_bytes -= self.slots.size(slot)
         return list(chosen)
 
     def _age(self, slot: int) -> int:
@@ -71,20 +75,20 @@ class Random2:
 
     def _draw(self, chosen: dict[str, None], busy: Busy) -> int | None:
         for _ in range(DRAWS_MAX):
-            slot = self._slots.any(self._rng)
+            slot = self.slots.any(self._rng)
             if slot is not None and not self._is_out(slot, chosen, busy):
                 return slot
-        return next((slot for slot in self._slots if not self._is_out(slot, chosen, busy)), None)
+        return next((slot for slot in self.slots if not self._is_out(slot, chosen, busy)), None)
 
     def _is_out(self, slot: int, chosen: dict[str, None], busy: Busy) -> bool:
-        block = self._slots.block(slot)
+        block = self.slots.block(slot)
         return block in chosen or busy(block)
 
     def __iter__(self) -> Iterator[Resident]:
-        return map(self._slots.resident, sorted(self._slots, key=self._age, reverse=True))
+        return map(self.slots.resident, sorted(self.slots, key=self._age, reverse=True))
 
     def __contains__(self, block: object) -> bool:
-        return block in self._slots
+        return block in self.slots
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self.slots)

@@ -28,14 +28,15 @@ class Sieve(Fifo):
 
     def touched(self, block: str, now_s: float, dataset: str = "") -> None:
         """Will be spared once."""
-        slot = self._slots.get(block)
+        slot = self.slots.get(block)
         if slot is not None:
-            self._slots.adopt(slot, dataset)
+            self.slots.mark(slot, now_s)
+            self.slots.adopt(slot, dataset)
             self._visited[slot] = 1
 
     def removed(self, block: str) -> None:
         """Forgets it; a hand that pointed there goes on."""
-        slot = self._slots.get(block)
+        slot = self.slots.get(block)
         if slot is not None and slot == self._hand:
             self._hand = self._order.after(slot)
         super().removed(block)
@@ -43,15 +44,15 @@ class Sieve(Fifo):
     def victims(self, wanted_bytes: int, now_s: float, *, busy: Busy) -> list[str]:
         """The hand moves on for each; it has gone round twice before it gives up (the first round clears bits)."""
         chosen: dict[str, None] = {}
-        for _ in range(2 * len(self._slots)):
+        for _ in range(2 * len(self.slots)):
             if wanted_bytes <= 0:
                 break
             slot = self._hand if self._hand != END else self._order.first
             self._hand = self._order.after(slot)
-            block = self._slots.block(slot)
+            block = self.slots.block(slot)
             if self._visited[slot]:
                 self._visited[slot] = 0
             elif block not in chosen and not busy(block):
                 chosen[block] = None
-                wanted_bytes -= self._slots.size(slot)
+                wanted_bytes -= self.slots.size(slot)
         return list(chosen)

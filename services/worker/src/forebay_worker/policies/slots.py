@@ -1,6 +1,6 @@
 """Blocks as small numbers, so that what a policy knows of each lies in arrays: bytes per block, not objects.
 
-A slot costs its place in the dict, the number and a list entry (80 to 120 bytes, by how full the dict is) and 6 bytes
+A slot costs its place in the dict, the number and a list entry (80 to 120 bytes, by how full the dict is) and 10 bytes
 of facts; freed slots are used again.
 """
 
@@ -9,14 +9,21 @@ from __future__ import annotations
 import random
 from array import array
 from collections.abc import Iterator
-
-from forebay_worker.policies.protocol import Resident
+from typing import NamedTuple
 
 UNIT = 4096
 """Sizes are kept in pages, rounded up: four bytes reach to 16 TiB."""
 
 DATASETS_MAX = 65_535
 """Datasets that are told apart; what comes after is taken for one more."""
+
+
+class Resident(NamedTuple):
+    """A block that a policy knows. ``dataset`` is the mount it was read through; "" until that is known."""
+
+    block: str
+    size: int
+    dataset: str
 
 
 class Slots:
@@ -27,12 +34,13 @@ class Slots:
         self._blocks: list[str | None] = []
         self._pages = array("I")
         self._dataset = array("H")
+        self._read_s = array("I")
         self._free = array("I")
         self._names: list[str] = [""]
         self._numbers: dict[str, int] = {"": 0}
         self.used_pages = 0
 
-    def add(self, block: str, size: int, dataset: str) -> int:
+    def add(self, block: str, size: int, dataset: str, now_s: float) -> int:
         """A slot for a block that has none."""
         slot = self._free.pop() if self._free else self._grow()
         pages = -(-size // UNIT)
@@ -40,6 +48,7 @@ class Slots:
         self._pages[slot] = pages
         self._dataset[slot] = self.dataset_number(dataset)
         self._slot[block] = slot
+        self.mark(slot, now_s)
         self.used_pages += pages
         return slot
 
@@ -47,6 +56,7 @@ class Slots:
         self._blocks.append(None)
         self._pages.append(0)
         self._dataset.append(0)
+        self._read_s.append(0)
         return len(self._blocks) - 1
 
     def get(self, block: str) -> int | None:
@@ -69,6 +79,10 @@ class Slots:
             raise ValueError(f"slot {slot} is free")
         return block
 
+    def is_taken(self, slot: int) -> bool:
+        """Whether a block has this number."""
+        return self._blocks[slot] is not None
+
     def size(self, slot: int) -> int:
         """Bytes of the block, in whole pages."""
         return self._pages[slot] * UNIT
@@ -86,6 +100,18 @@ class Slots:
     def dataset_of(self, slot: int) -> int:
         """The number of the block's dataset; 0 if it is not known."""
         return self._dataset[slot]
+
+    def mark(self, slot: int, now_s: float) -> None:
+        """The block is read now; whole seconds are kept."""
+        self._read_s[slot] = int(now_s) & 0xFFFF_FFFF
+
+    def read_at_s(self, slot: int) -> int:
+        """When the block was read last, by the caller's clock."""
+        return self._read_s[slot]
+
+    def dataset_name(self, slot: int) -> str:
+        """The block's dataset; "" if it is not known."""
+        return self._names[self._dataset[slot]]
 
     def adopt(self, slot: int, dataset: str) -> bool:
         """Gives a dataset to a block that has none; whether it did."""

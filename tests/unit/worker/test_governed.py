@@ -1,0 +1,150 @@
+"""Pins, times to live, quotas, and what goes first: rules of mounts over any policy."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.simulator import nobody
+from forebay_worker.policies import POLICIES, Hold, Lru, PolicyName
+from forebay_worker.policies.governed import Governed
+from forebay_worker.policies.ledger import Ledger, MountRules
+from forebay_worker.policies.protocol import Admission
+from forebay_worker.policies.versions import Versions
+
+SIZE = 4096
+ALL = 1 << 40
+
+
+def governed(policy: PolicyName = "lru", blocks: int = 10, **rules: MountRules) -> tuple[Governed, Ledger]:
+    ledger = Ledger()
+    ledger.set_rules({"a": MountRules(), "b": MountRules()} | rules)
+    made = Governed(POLICIES[policy](blocks * SIZE), ledger)
+    made.rules_changed()
+    return made, ledger
+
+
+def fill(policy: Governed, dataset: str, count: int, now_s: float = 0.0) -> None:
+    for number in range(count):
+        policy.inserted(f"{dataset}{number}", SIZE, dataset, now_s)
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_pinned_blocks_are_never_victims(name: PolicyName) -> None:
+    policy, _ = governed(name, a=MountRules(is_pinned=True))
+    fill(policy, "a", 5)
+    fill(policy, "b", 5)
+    assert sorted(policy.victims(ALL, 1e6, busy=nobody)) == [f"b{number}" for number in range(5)]
+    assert policy.sweep(1e6, busy=nobody) == []
+
+
+def test_a_pinned_mount_gets_in_whatever_the_policy_says() -> None:
+    policy, _ = governed("hold", a=MountRules(is_pinned=True))
+    fill(policy, "b", 10)
+    assert policy.admit("b99", SIZE, "b", 1.0) == Admission(False, "held")
+    assert policy.admit("a0", SIZE, "a", 1.0) == Admission(True, evict_bytes=SIZE)
+
+
+def test_an_idle_pinned_mount_makes_nobody_else_leave() -> None:
+    policy, _ = governed("hold", a=MountRules(is_pinned=True))
+    fill(policy, "a", 9)
+    policy.inserted("b0", SIZE, "b", 10_000.0)
+    assert policy.admit("b1", SIZE, "b", 10_000.0) == Admission(False, "held")
+
+
+def test_a_mount_that_lost_its_pin_goes_first() -> None:
+    policy, ledger = governed("lru", a=MountRules(is_pinned=True))
+    fill(policy, "b", 5)
+    fill(policy, "a", 5)
+    ledger.set_rules({"a": MountRules(), "b": MountRules()})
+    assert policy.sweep(1.0, busy=nobody) == []
+    policy.touched("a3", 2.0)
+    assert policy.victims(4 * SIZE, 2.0, busy=nobody) == ["a0", "a1", "a2", "a4"]
+
+
+def test_blocks_of_a_mount_that_is_gone_go_first() -> None:
+    policy, ledger = governed("lru")
+    fill(policy, "b", 2)
+    fill(policy, "a", 2)
+    ledger.set_rules({"b": MountRules()})
+    policy.sweep(1.0, busy=nobody)
+    assert policy.victims(2 * SIZE, 2.0, busy=nobody) == ["a0", "a1"]
+
+
+def test_a_block_not_read_for_the_ttl_of_its_mount_leaves() -> None:
+    policy, _ = governed(a=MountRules(ttl_s=100.0))
+    fill(policy, "a", 3)
+    fill(policy, "b", 3)
+    policy.touched("a1", 50.0)
+    assert policy.sweep(100.0, busy=nobody) == []
+    assert policy.sweep(101.0, busy=lambda block: block == "a2") == [("a0", "ttl")]
+    assert policy.sweep(151.0, busy=nobody) == [("a0", "ttl"), ("a1", "ttl"), ("a2", "ttl")]
+
+
+def test_a_mount_at_its_quota_takes_no_more_and_what_is_over_it_leaves() -> None:
+    policy, ledger = governed(a=MountRules(quota_bytes=3 * SIZE))
+    fill(policy, "a", 2)
+    assert policy.admit("a2", SIZE, "a", 0.0).is_admitted
+    policy.inserted("a2", SIZE, "a", 0.0)
+    assert policy.admit("a3", SIZE, "a", 0.0) == Admission(False, "quota")
+    assert policy.admit("b0", SIZE, "b", 0.0).is_admitted
+    assert policy.sweep(0.0, busy=nobody) == []
+    ledger.set_rules({"a": MountRules(quota_bytes=SIZE), "b": MountRules()})
+    assert policy.sweep(0.0, busy=nobody) == [("a0", "quota"), ("a1", "quota")]
+
+
+def test_a_quota_holds_over_all_tier_directories_together() -> None:
+    first, ledger = governed(a=MountRules(quota_bytes=2 * SIZE))
+    second = Governed(Lru(), ledger)
+    first.inserted("a0", SIZE, "a", 0.0)
+    second.inserted("a1", SIZE, "a", 0.0)
+    assert second.admit("a2", SIZE, "a", 0.0) == Admission(False, "quota")
+    first.removed("a0")
+    assert second.admit("a2", SIZE, "a", 0.0).is_admitted
+    assert ledger.held("a") == SIZE
+
+
+def test_a_block_without_a_mount_counts_for_the_one_that_reads_it() -> None:
+    policy, ledger = governed()
+    policy.inserted("x", SIZE, "", 0.0)
+    assert (ledger.held(""), ledger.held("a")) == (SIZE, 0)
+    policy.touched("x", 1.0, "a")
+    assert (ledger.held(""), ledger.held("a")) == (0, SIZE)
+    policy.removed("x")
+    assert ledger.held("a") == 0
+
+
+def test_what_is_to_go_first_leaves_before_the_policy_is_asked_and_makes_room_under_hold() -> None:
+    policy, _ = governed("hold")
+    fill(policy, "a", 10)
+    assert not policy.admit("a10", SIZE, "a", 1.0).is_admitted
+    policy.goes_first("a7")
+    policy.goes_first("stranger")
+    assert policy.admit("a11", SIZE, "a", 1.0) == Admission(True, evict_bytes=SIZE)
+    assert policy.victims(SIZE, 1.0, busy=nobody) == ["a7"]
+    policy.removed("a7")
+    assert policy.victims(SIZE, 1.0, busy=nobody) != ["a7"]
+
+
+def test_a_change_of_policy_carries_over_blocks_mounts_and_times() -> None:
+    policy, ledger = governed("lru", a=MountRules(ttl_s=100.0))
+    fill(policy, "a", 3)
+    fill(policy, "b", 3)
+    policy.touched("a0", 60.0)
+    before = sorted(policy)
+    policy.change(Hold(10 * SIZE))
+    assert (policy.name, policy.keeps_full) == ("hold", True)
+    assert sorted(policy) == before
+    assert policy.sweep(120.0, busy=nobody) == [("a1", "ttl"), ("a2", "ttl")]
+    assert (ledger.held("a"), ledger.held("b")) == (3 * SIZE, 3 * SIZE)
+
+
+def test_a_new_version_of_a_file_names_the_block_of_the_old_one() -> None:
+    versions = Versions(1000)
+    assert versions.seen("m", "k", 0, "old") is None
+    assert versions.seen("m", "k", 0, "old") is None
+    assert versions.seen("m", "k", 1, "other") is None
+    assert versions.seen("m", "k", 0, "new") == "old"
+    assert versions.seen("m", "k", 0, "new") is None
+    for number in range(5000):
+        wrong = versions.seen("m", f"file {number}", 0, f"b{number}")
+        assert wrong is None
