@@ -45,29 +45,34 @@ def file_bytes(options: Options) -> int:
 # -- nothing reaches the gateway
 
 
-@dataclass(frozen=True)
+@dataclass
 class Silent:
-    """Reads that the kernel must serve alone."""
+    """Reads that the kernel must serve alone. ``again``: how often somebody else emptied the page cache in a run."""
 
     mount: OurMount
     files: list[Path]
     fio: Fio
+    retries: int = 0
+    again: int = 0
 
     def __call__(self) -> float:
-        """The rate.
+        """The rate of a run in which no READ came to the gateway.
 
         Raises:
-            RuntimeError: READs came to the gateway.
+            RuntimeError: READs came, more often than ``retries``.
         """
-        before = self.mount.reads()
-        rate = self.fio.rate(self.files)
-        if reads := self.mount.reads() - before:
-            raise RuntimeError(f"{reads:.0f} READs reached the gateway")
-        return rate
+        for _ in range(1 + self.retries):
+            before = self.mount.reads()
+            rate = self.fio.rate(self.files)
+            if not (reads := self.mount.reads() - before):
+                return rate
+            self.again += 1
+            read_whole(self.files)
+        raise RuntimeError(f"{reads:.0f} READs reached the gateway")
 
 
 def silent_ratio(
-    options: Options, name: str, fio: Fio, *, goal: float, gateway: tuple[str, ...] = (), before: str
+    options: Options, name: str, fio: Fio, *, goal: float, gateway: tuple[str, ...] = (), before: str, retries: int = 0
 ) -> Figure:
     """One way of reading single-block files, warm, with no READ at the gateway."""
     fio = shortened(fio, options)
@@ -76,9 +81,9 @@ def silent_ratio(
         with our_mount(source, gateway=gateway) as mount:
             files = warm(mount, FILES)
             read_whole(files)
-            blocks, cpu = mount.blocks, mount.cpu_s()
+            blocks, cpu, ours = mount.blocks, mount.cpu_s(), Silent(mount, files, fio, retries)
             ratio = compare(
-                Silent(mount, files, fio),
+                ours,
                 lambda: fio.rate(blocks),
                 goal=goal,
                 options=options,
@@ -90,6 +95,7 @@ def silent_ratio(
                 "gateway": " ".join(gateway) or "default settings",
                 "before": before,
                 "reads_at_gateway": 0,
+                "runs_repeated": ours.again,
                 "gateway_cpu_s": round(mount.cpu_s() - cpu, 2),
             }
     return Figure("gateway", name, ratio.value, goal=goal, detail=detail)
@@ -140,7 +146,7 @@ def keepcache_vs_native(options: Options) -> Figure:
     """The second epoch from the kernel's cache, without passthrough."""
     before = "files were read whole by READs; the page cache was not dropped; each run opens them anew"
     flags = ("--no-passthrough", "--kernel-cache")
-    return silent_ratio(options, "keepcache_vs_native", KEPT, goal=0.65, gateway=flags, before=before)
+    return silent_ratio(options, "keepcache_vs_native", KEPT, goal=0.65, gateway=flags, before=before, retries=2)
 
 
 # -- every READ reaches the gateway
