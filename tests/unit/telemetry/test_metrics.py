@@ -163,3 +163,14 @@ def test_dotted_names_get_their_unit() -> None:
     assert prometheus_name("http.client.request.duration") == "http_client_request_duration_seconds"
     assert prometheus_name("http.server.response.body.size") == "http_server_response_body_size_bytes"
     assert prometheus_name("forebay_worker_used_bytes") == "forebay_worker_used_bytes"
+
+
+def test_a_gauge_with_labels_is_read_when_somebody_looks() -> None:
+    metrics, now = Metrics(), {("a",): 1.0}
+    metrics.observed_by("forebay_test_things", "Things", ("kind",), lambda: now)
+    now[("b",)] = 2.0
+    assert b'forebay_test_things{kind="a"} 1.0' in metrics.render()
+    assert b'forebay_test_things{kind="b"} 2.0' in metrics.render()
+    metrics.observed_by("forebay_test_things", "Things", ("kind",), lambda: {("c",): 3.0})
+    assert b'kind="a"' not in metrics.render()
+    assert b'forebay_test_things{kind="c"} 3.0' in metrics.render()

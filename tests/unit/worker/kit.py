@@ -24,6 +24,7 @@ from forebay_worker.files import IoThreads
 from forebay_worker.fill import Filler
 from forebay_worker.index import State, StoreIndex
 from forebay_worker.mounts import Mounted
+from forebay_worker.moves import Mover
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.policies import Lru
 from forebay_worker.queue import FillQueue
@@ -86,6 +87,7 @@ class Kit:
     reads: Reads
     metrics: WorkerMetrics
     spawner: Supervisor
+    mover: Mover
     is_atomic: bool = True
 
     def source(self, asked: Asked) -> UfsSource:
@@ -151,8 +153,9 @@ async def kit(
     try:
         async with Supervisor() as spawner:
             filler = Filler(store, queue, spawner, metrics, run_extents_max=run_extents_max)
-            reads = Reads(store, filler, metrics, passive=passive)
-            parts = Kit(ufs or MemoryUfs(), store, queue, filler, reads, metrics, spawner)
+            mover = Mover(store, spawner, metrics)
+            reads = Reads(store, filler, metrics, passive=passive, mover=mover)
+            parts = Kit(ufs or MemoryUfs(), store, queue, filler, reads, metrics, spawner, mover)
             try:
                 yield parts
             finally:

@@ -34,6 +34,7 @@ from forebay.telemetry import Telemetry, setup
 from forebay.transport import HttpClient, HttpServer
 from forebay.transport.app import ServiceInfo, make_app
 from forebay.ufs import AllowedRoots
+from forebay_worker import gauges
 from forebay_worker.access import Gate
 from forebay_worker.admin import AdminRoutes
 from forebay_worker.directory import Manner, TierDirectory, TierSpec
@@ -45,6 +46,7 @@ from forebay_worker.index import State, StoreIndex
 from forebay_worker.keeping import Keeping
 from forebay_worker.mount_watch import MountWatch, UfsPool
 from forebay_worker.mounts import MountBook
+from forebay_worker.moves import Mover
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.origins import Origins
 from forebay_worker.policies import POLICIES
@@ -53,6 +55,7 @@ from forebay_worker.policies.ledger import Ledger
 from forebay_worker.queue import FillQueue
 from forebay_worker.reads import Reads
 from forebay_worker.routing import Homes
+from forebay_worker.scrub import Scrubber
 from forebay_worker.serving import serving_weight
 from forebay_worker.settings import (
     TIER_SETTING,
@@ -166,7 +169,9 @@ class Worker:
         self.filler = Filler(
             self.store, self.queue, self.spawner, self.metrics, run_extents_max=settings.fill_request_extents
         )
-        self.reads = Reads(self.store, self.filler, self.metrics, passive=settings.passive_cache)
+        self.mover = Mover(self.store, self.spawner, self.metrics)
+        self.scrubber = Scrubber(self.store, self.metrics, rate=settings.scrub_rate, pause_s=settings.scrub_pause_s)
+        self.reads = Reads(self.store, self.filler, self.metrics, passive=settings.passive_cache, mover=self.mover)
         self.policies, self.ledger = policies, ledger
 
     def _build_app(self, secrets: Secrets) -> None:
@@ -218,12 +223,7 @@ class Worker:
         for state in State:
             name = f"forebay_worker_blocks_{state.value}"
             metrics.observed(name, f"Blocks that are {state.value}", partial(self._count, state))
-        for number, tier in enumerate(self.tiers):
-            name = f"forebay_worker_tier{number}_{tier.spec.tier.lower()}"
-            metrics.observed(f"{name}_used_bytes", f"Bytes held in {tier.spec.path}", partial(self.index.used, number))
-            metrics.observed(
-                f"{name}_capacity_bytes", f"Capacity of {tier.spec.path}", partial(self.index.capacity, number)
-            )
+        gauges.observe(metrics, self.store, self.scrubber)
 
     def _count(self, state: State) -> float:
         return self.index.counts()[state]
@@ -350,6 +350,7 @@ class Worker:
         self.spawner.spawn("held_files", self.store.held.run())
         self.spawner.spawn("sync", self.store.keep_synced())
         self.spawner.spawn("sweep", self.keeping.run())
+        self.spawner.spawn("scrub", self.scrubber.run())
         await stop.wait()
 
     async def _take_in(self, scanned: asyncio.Event) -> None:

@@ -208,12 +208,13 @@ class BlockFile:
         key = (self._number, extent)
         data = threads.recent.get(key) if is_part else None
         if data is None:
-            data = await threads.run(self._read_extent, extent)
+            data = await threads.run(self.read_extent, extent)
             if is_part:
                 threads.recent.put(key, data)
         return data
 
-    def _read_extent(self, extent: int) -> bytes:
+    def read_extent(self, extent: int) -> bytes:
+        """An extent's bytes, compared with their sum (blocking). Raises ``Corrupt`` or what the file system says."""
         start, stop = self.geometry.span(extent)
         parts: list[bytes] = []
         while start < stop:

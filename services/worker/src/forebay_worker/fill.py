@@ -128,7 +128,10 @@ class Filler:
 
     def unreadable(self, filling: Filling, error: TierFailed) -> None:
         """What was written cannot be read back: the block is given up."""
-        self._give_up(filling, error)
+        if filling.error is None:
+            filling.block.busy += 1
+            self._give_up(filling, error)
+            self._rest(filling)
 
     def complete(self, filling: Filling) -> None:
         """Fills the rest of the block in the background."""

@@ -236,7 +236,7 @@ class StoreIndex:
 
     def mounts(self, tier: int) -> dict[str, Held]:
         """What each mount has in a tier directory, leaving blocks not included."""
-        return {name: Held(held.blocks, held.used_bytes) for name, held in self._tiers[tier].mounts.items()}
+        return {name: Held(held.blocks, held.used_bytes) for name, held in list(self._tiers[tier].mounts.items())}
 
     def sealed_ids(self, tier: int) -> list[str]:
         """Ids of the sealed blocks of one tier directory now."""
@@ -259,7 +259,7 @@ class StoreIndex:
 
     def held(self) -> list[Block]:
         """Leaving blocks whose unlinked files are still open somewhere."""
-        return [block for block in self._leaving if block.held]
+        return [block for block in list(self._leaving) if block.held]
 
     def __len__(self) -> int:
         return len(self._blocks)

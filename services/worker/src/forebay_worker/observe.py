@@ -35,6 +35,12 @@ class WorkerMetrics:
             "Whether a tier directory takes new blocks (1) or erred (0)",
             ("tier", "number"),
         )
+        self.promotions = metrics.counter("forebay_worker_promotions_total", "Blocks moved from a disk to memory")
+        self.demotions = metrics.counter("forebay_worker_demotions_total", "Blocks moved from memory to a disk")
+        self.moved = metrics.counter("forebay_worker_moved_bytes_total", "Bytes of moved blocks, by new tier", ("to",))
+        self.scrubbed = metrics.counter(
+            "forebay_worker_scrubbed_bytes_total", "Bytes compared with their checksums by the scrubber", ("tier",)
+        )
         self.corrupt = metrics.counter(
             "forebay_worker_corrupt_blocks_total", "Blocks dropped because their bytes had rotted", ("tier", "found_by")
         )

@@ -16,6 +16,7 @@ from forebay_worker.access import Asked
 from forebay_worker.files import Corrupt, TierFailed
 from forebay_worker.fill import Abandoned, Filler, Filling
 from forebay_worker.index import Block, State
+from forebay_worker.moves import Mover
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.peers import PeerSource
 from forebay_worker.routing import ReadOptions, Route, route
@@ -76,7 +77,10 @@ class Body:
 class Reads:
     """All reads of one worker. ``passive``: keep copies of what was read through a home."""
 
-    def __init__(self, store: Store, filler: Filler, metrics: WorkerMetrics, *, passive: bool) -> None:
+    def __init__(
+        self, store: Store, filler: Filler, metrics: WorkerMetrics, *, passive: bool, mover: Mover | None = None
+    ) -> None:
+        self._mover = mover
         self._store = store
         self._filler = filler
         self._metrics = metrics
@@ -89,6 +93,8 @@ class Reads:
             return None
         file = self._store.opened(block)
         if file is None or file.view is None or not file.is_checked:
+            return None
+        if self._mover is not None and self._mover.wants(block):
             return None
         self._store.read(block.block_id, asked.target.mount_id)
         return block, file.view[part.start : part.stop]
@@ -125,6 +131,8 @@ class Reads:
             return await _begin(read.source_name, self._through(read.source, part.start, part.stop))
         self._store.read(asked.block_id, asked.target.mount_id)
         if here and block is not None:
+            if read.options.read_type == "CACHE_PROMOTE" and self._mover is not None:
+                self._mover.promote(block)
             tier = self._tier_name(block)
             return await _begin(lambda: tier, self._kept(read))
         return await _begin(read.source_name, self._kept(read))

@@ -44,7 +44,7 @@ def route(options: ReadOptions, *, is_here: bool, is_fitting: bool, has_home_els
     """``is_here``: every byte asked for is present. ``is_fitting``: the block here, if any, has the length that the
     client claims; otherwise the under store must judge, past the tiers.
 
-    ``CACHE_PROMOTE`` is ``CACHE`` until blocks move between tiers.
+    ``CACHE_PROMOTE`` goes the ways of ``CACHE``; a block that is found on a disk is moved to memory afterwards.
     """
     if is_here and is_fitting:
         return Route.TIER

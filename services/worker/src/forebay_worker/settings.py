@@ -56,6 +56,8 @@ class WorkerSettings(MemberSettings):
     fill_request_extents: int = Field(
         4, ge=1, le=64, description="neighbouring extents (4 MiB) in one such request at most; fewer while streams idle"
     )
+    scrub_rate: Size = Field(16 << 20, ge=0, description="bytes a second that the scrubber reads; 0 is off")
+    scrub_pause_s: float = Field(3600.0, ge=1, description="pause between two passes of the scrubber")
     io_threads: int = Field(4, ge=1, le=64, description="threads for file systems")
     files_max: int = Field(1024, ge=16, le=100_000, description="block files kept open")
     reads_max: int = Field(256, ge=1, le=100_000, description="block reads answered at the same time")

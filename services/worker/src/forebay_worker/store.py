@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -73,6 +73,8 @@ class Store:
         self.held = HeldFiles(threads, self.index.left)
         self.on_evicted: Callable[[Block], BlockFile | None] = lambda block: None
         """Told of a block that was still being filled, before its file goes; gives the file if it has it open."""
+        self.demote: Callable[[Block], Awaitable[bool]] = _nowhere
+        """Moves a block to a slower tier instead of evicting it; whether it could be."""
 
     # -- start
 
@@ -179,11 +181,15 @@ class Store:
             await asyncio.wait(removing)
 
     async def make_room(self) -> None:
-        """One pass of background eviction over all tiers."""
-        for number in range(len(self.tiers)):
+        """One pass of background eviction over all tiers, the slowest first: the faster ones demote into it."""
+        for number in reversed(range(len(self.tiers))):
             excess = self.index.excess(number)
             if excess:
-                await self.evict(self.index.victims(number, excess, self._clock()))
+                await self.make_way(self.index.victims(number, excess, self._clock()))
+
+    async def make_way(self, victims: Iterable[Block]) -> None:
+        """Demotes blocks where there is a slower tier with room, and evicts the rest."""
+        await self.evict([block for block in victims if not await self.demote(block)])
 
     def press(self) -> None:
         """Eviction looks at the tiers now."""
@@ -271,6 +277,22 @@ class Store:
         await self.threads.run(_seal, self.tiers[block.tier], block.block_id, file, crcs, block.dataset)
         self.index.sealed(block, crcs)
         self._files.put(block.block_id, file)
+
+    async def create_in(self, number: int, block: Block) -> BlockFile:
+        """The empty file of a copy of a block in another tier. Raises ``TierFailed``."""
+        tier = self.tiers[number]
+        return await self.threads.run(_create, tier, block.block_id, block.length, block.dataset, None)
+
+    async def seal_in(self, number: int, block: Block, copy: BlockFile) -> None:
+        """Gives a complete copy its final name. Raises ``TierFailed``."""
+        await self.threads.run(_seal, self.tiers[number], block.block_id, copy, copy.all_crcs(), block.dataset)
+
+    def moved(self, block: Block, copy: BlockFile) -> Block:
+        """The copy is the block from now on; what has to be unlinked in the old tier."""
+        ghost = self.index.end_move(block, self._clock())
+        self.leaves(ghost, self._files.take(block.block_id))
+        self._files.put(block.block_id, copy)
+        return ghost
 
     def opened(self, block: Block) -> BlockFile | None:
         """The file of a sealed block if it is open; this is the warm path."""
@@ -404,6 +426,10 @@ def _probe(tier: TierDirectory, block_id: str) -> int | None:
         return tier.open_block(block_id)[0]
     except FileNotFoundError:
         return None
+
+
+async def _nowhere(block: Block) -> bool:
+    return False
 
 
 def _drop(file: BlockFile) -> None:

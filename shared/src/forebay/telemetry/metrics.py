@@ -13,9 +13,9 @@ import math
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from threading import Lock
 from typing import Literal, TypeVar
 
@@ -140,6 +140,18 @@ class Observed(Instrument):
         return {(): float(self.read())}
 
 
+class ObservedBy(Observed):
+    """As ``Observed``, with one value per label set."""
+
+    def __init__(self, description: Description, read: Callable[[], Mapping[Labels, float]]) -> None:
+        super().__init__(description, lambda: 0.0)
+        self.read_all = read
+
+    def values(self) -> dict[Labels, float]:
+        """The values now; at most `SERIES_MAX` of them."""
+        return {labels: float(value) for labels, value in islice(self.read_all().items(), SERIES_MAX)}
+
+
 @dataclass(frozen=True)
 class Distribution:
     """One series of a histogram. ``counts`` has one more item than there are bounds: the last is above them all."""
@@ -235,6 +247,14 @@ class Metrics:
             known.read = read
             return
         self._add(Observed(Description(name, doc, "gauge", ()), read))
+
+    def observed_by(self, name: str, doc: str, labels: Labels, read: Callable[[], Mapping[Labels, float]]) -> None:
+        """A gauge per label set, read at collection, from any thread; registered again, the new one counts."""
+        known = self._instruments.get(name)
+        if isinstance(known, ObservedBy):
+            known.read_all = read
+            return
+        self._add(ObservedBy(Description(name, doc, "gauge", labels), read))
 
     def render(self) -> bytes:
         """All instruments in the Prometheus text form (version 0.0.4)."""

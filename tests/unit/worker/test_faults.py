@@ -1,0 +1,250 @@
+"""Tier directories that err: they leave service with a word, reads go on, and they come back by themselves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from forebay.testing import run
+from forebay_worker.health import CHECK_PERIOD_S
+from forebay_worker.tiers import boot_id
+from tests.unit.worker.kit import MIB, Kit, asked_for, content, kit, memory_dir
+from tests.unit.worker.test_store import files, settled
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts file systems")
+
+
+@pytest.fixture
+def mem() -> Iterator[Path]:
+    with memory_dir() as path:
+        yield path
+
+
+@contextmanager
+def small_tmpfs(at: Path, size: str) -> Iterator[Path]:
+    at.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(at)], check=True)
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", "-l", str(at)], check=True)
+
+
+@contextmanager
+def small_ext4(folder: Path, at: Path) -> Iterator[Path]:
+    at.mkdir()
+    image = folder / "image"
+    with image.open("wb") as file:
+        file.truncate(64 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(at)], check=True)
+    try:
+        yield at
+    finally:
+        subprocess.run(["umount", str(at)], check=True)
+
+
+class Clock:
+    """Seconds that a test lets pass."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def with_clock(parts: Kit) -> Clock:
+    clock = Clock()
+    parts.store.health._clock = clock
+    return clock
+
+
+async def later(parts: Kit, clock: Clock) -> None:
+    """The next look at the directories."""
+    clock.now += 2 * CHECK_PERIOD_S
+    await parts.store.health.check()
+
+
+async def read_new(parts: Kit, name: str, size: int = 3 * MIB) -> None:
+    data = content(size, len(name))
+    assert await parts.read(asked_for(parts.ufs.put(name, data))) == data
+    await settled(parts)
+
+
+@needs_root
+def test_a_full_file_system_leaves_service_and_comes_back_when_there_is_room(tmp_path: Path) -> None:
+    async def main() -> None:
+        with small_tmpfs(tmp_path / "small", "16m") as small:
+            async with kit(("MEM", small / "t", 12 * MIB)) as parts:
+                clock = with_clock(parts)
+                await read_new(parts, "before")
+                (small / "somebody else's").write_bytes(bytes(12 * MIB))
+                await read_new(parts, "while full")
+                assert not parts.store.index.is_in_service(0)
+                assert parts.metrics.tier_in_service.value("mem", "0") == 0
+                assert parts.metrics.tier_errors.value("mem") >= 1
+                await later(parts, clock)
+                assert not parts.store.index.is_in_service(0)
+                before = parts.metrics.hits.value("mem"), len(parts.ufs.calls)
+                await read_again(parts, "before")
+                assert len(parts.ufs.calls) == before[1]
+                (small / "somebody else's").unlink()
+                await later(parts, clock)
+                assert parts.store.index.is_in_service(0)
+                assert parts.metrics.tier_in_service.value("mem", "0") == 1
+                await read_new(parts, "after")
+                assert parts.sealed() == 2
+
+    run(main())
+
+
+async def read_again(parts: Kit, name: str, size: int = 3 * MIB) -> None:
+    assert await parts.read(asked_for(parts.ufs._describe(name))) == content(size, len(name))
+
+
+@needs_root
+def test_a_directory_that_may_not_be_written_serves_what_it_has_and_comes_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kit(("SSD", tmp_path / "t", 32 * MIB)) as parts:
+            clock = with_clock(parts)
+            await read_new(parts, "before")
+            call("chattr", "-R", "+i", str(tmp_path / "t"))
+            try:
+                await read_new(parts, "read only")
+                assert not parts.store.index.is_in_service(0)
+                calls = len(parts.ufs.calls)
+                await read_again(parts, "before")
+                assert len(parts.ufs.calls) == calls
+                await later(parts, clock)
+                assert not parts.store.index.is_in_service(0)
+            finally:
+                call("chattr", "-R", "-i", str(tmp_path / "t"))
+            await later(parts, clock)
+            assert parts.store.index.is_in_service(0)
+            await read_new(parts, "after that")
+            assert parts.sealed() == 2
+
+    run(main())
+
+
+@needs_root
+def test_a_disk_that_broke_down_costs_no_read(tmp_path: Path) -> None:
+    async def main() -> None:
+        with small_ext4(tmp_path, tmp_path / "disk") as disk:
+            async with kit(("SSD", disk / "t", 32 * MIB)) as parts:
+                clock = with_clock(parts)
+                await read_new(parts, "before")
+                call("mount", "-o", "remount,abort", str(disk))
+                await read_new(parts, "broken")
+                assert not parts.store.index.is_in_service(0)
+                await read_again(parts, "before")
+                await later(parts, clock)
+                assert not parts.store.index.is_in_service(0)
+
+    run(main())
+
+
+def call(*command: str) -> None:
+    subprocess.run(command, check=True)
+
+
+def remove(path: Path) -> None:
+    shutil.rmtree(path)
+
+
+def empty(path: Path) -> None:
+    for child in path.iterdir():
+        shutil.rmtree(child) if child.is_dir() else child.unlink()
+
+
+def replace(path: Path) -> None:
+    path.rename(path.with_name("moved away"))
+    path.mkdir()
+
+
+@pytest.mark.parametrize("gone", [remove, empty, replace])
+def test_a_directory_removed_under_the_worker_is_made_again(mem: Path, gone: Callable[[Path], None]) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem / "t", 64 * MIB)) as parts:
+            parts.store.health.started(boot_id())
+            clock = with_clock(parts)
+            await read_new(parts, "before")
+            gone(mem / "t")
+            await read_again(parts, "before")
+            await later(parts, clock)
+            await later(parts, clock)
+            assert parts.store.index.is_in_service(0)
+            assert parts.store.index.used(0) == 0
+            assert (mem / "t/nonce").read_text() == parts.store.tiers[0].nonce
+            await read_again(parts, "before")
+            await settled(parts)
+            assert len(files(mem / "t", "blk")) == 1
+            assert parts.sealed() == 1
+
+    run(main())
+
+
+def test_a_directory_that_is_put_back_is_warm_again(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem / "t", 64 * MIB)) as parts:
+            parts.store.health.started(boot_id())
+            clock = with_clock(parts)
+            await read_new(parts, "before")
+            (mem / "t").rename(mem / "away")
+            await later(parts, clock)
+            shutil.rmtree(mem / "t")
+            (mem / "away").rename(mem / "t")
+            await later(parts, clock)
+            await later(parts, clock)
+            calls = len(parts.ufs.calls)
+            await read_again(parts, "before")
+            assert len(parts.ufs.calls) == calls
+            assert parts.store.index.is_in_service(0)
+
+    run(main())
+
+
+@needs_root
+def test_a_disk_that_is_not_mounted_any_more_is_not_written_beneath(tmp_path: Path) -> None:
+    async def main() -> None:
+        with small_tmpfs(tmp_path / "disk", "16m") as disk:
+            async with kit(("MEM", disk / "t", 12 * MIB)) as parts:
+                parts.store.health.started(boot_id())
+                clock = with_clock(parts)
+                await read_new(parts, "before")
+                call("umount", "-l", str(disk))
+                await later(parts, clock)
+                await later(parts, clock)
+                assert not parts.store.index.is_in_service(0)
+                assert list(disk.iterdir()) == []
+                await read_again(parts, "before")
+                call("mount", "-t", "tmpfs", "tmpfs", str(disk))
+
+    run(main())
+
+
+def test_a_directory_that_errs_again_and_again_waits_longer_each_time(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 64 * MIB)) as parts:
+            clock = with_clock(parts)
+            waits = []
+            for number in range(3):
+                asked = asked_for(parts.ufs.put(str(number), content(MIB, number)))
+                (mem / asked.block_id[:2]).write_bytes(b"in the way")
+                await parts.read(asked)
+                await settled(parts)
+                waits.append(parts.store.health._states[0].wait_s)
+                (mem / asked.block_id[:2]).unlink()
+                clock.now += 100
+                await parts.store.health.check()
+                assert parts.store.index.is_in_service(0)
+            assert waits == [2.0, 4.0, 8.0]
+
+    run(main())
