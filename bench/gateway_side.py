@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench.first_gateway import Null, wait_for_blocks
 from forebay.cli.children import get
-from forebay.cli.cluster import GATEWAY, ClusterSpec, LocalCluster
+from forebay.cli.cluster import GATEWAY, KEEPER, ClusterSpec, LocalCluster
 from forebay.cli.folders import LOCK_NAME, PREFIX, OwnedFolder, sweep
 from forebay.testing.cluster import parse_metrics
 
@@ -55,11 +55,13 @@ class OurMount:
         return sum(found.get(f'forebay_fuse_read_bytes_total{{source="{source}"}}', 0.0) for source in sources)
 
     def processes(self) -> list[int]:
-        """The gateway with its keeper and helpers: all of its session and all their descendants."""
-        pid = self.cluster.children[GATEWAY].pid
-        if pid is None:
-            raise RuntimeError("the gateway was not started")
-        return family(pid, process_table())
+        """The gateway with its guard, keeper and helpers: all of their sessions and all their descendants."""
+        table, found = process_table(), list[int]()
+        for name in (GATEWAY, KEEPER):
+            if (pid := self.cluster.children[name].pid) is None:
+                raise RuntimeError(f"the {name} was not started")
+            found += family(pid, table)
+        return found
 
     def cpu_s(self) -> float:
         """CPU seconds of the gateway's processes so far."""
@@ -137,6 +139,7 @@ def our_mount(
             worker_mem_bytes=tier_bytes,
             mount_dirs=(folder,),
             short_circuit=short_circuit,
+            keeper=True,
             extra={"gateway": tuple(gateway), "master": tuple(master)},
             environ=environ or {},
         )

@@ -129,8 +129,10 @@ def children_of(pid: int) -> dict[str, int]:
 
 
 def _name(command: list[bytes]) -> str:
-    """What ``--member-id`` says, else the program."""
+    """What ``--member-id`` says, or that it is the keeper, else the program."""
     words = [word.decode(errors="replace") for word in command]
+    if "forebay_fuse.keeper" in words:
+        return "keeper"
     return words[words.index("--member-id") + 1] if "--member-id" in words else words[0]
 
 

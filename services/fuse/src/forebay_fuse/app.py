@@ -356,13 +356,13 @@ async def first_of(*works: Coroutine[Any, Any, Any]) -> None:
         task.result()
 
 
-async def serve(settings: FuseSettings) -> int:
+async def serve(settings: FuseSettings, kind: type[Service] = Service) -> int:
     """Runs a gateway until SIGTERM, SIGINT or an unmount; its exit code."""
     logs.setup("forebay-fuse", settings.log_level, settings.log_json)
     check_exposure(settings)
     stop = stop_event()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))  # a guard has blocked them
-    service = Service(settings)
+    service = kind(settings)
     try:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(service.close)

@@ -42,7 +42,6 @@ WANTED = (
     layout.Init.ASYNC_READ | layout.Init.DO_READDIRPLUS | layout.Init.ASYNC_DIO | layout.Init.PARALLEL_DIROPS
     | layout.Init.ABORT_ERROR | layout.Init.MAX_PAGES | layout.Init.CACHE_SYMLINKS
     | layout.Init.EXPLICIT_INVAL_DATA | layout.Init.INIT_EXT | layout.Init.HAS_RESEND
-    | layout.Init.DIRECT_IO_ALLOW_MMAP
 )  # fmt: skip
 LOG = logs.get(__name__)
 
@@ -195,6 +194,7 @@ class Gateway:
             outcome = type(e).__name__
             self._answers.refuse(opcode, unique, e)
         finally:
+            self._journal.settle()
             self._trace.add(Traced(time.time(), name, request.node_id, time.monotonic() - began_s, outcome))
 
     # -- the session

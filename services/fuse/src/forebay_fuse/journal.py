@@ -70,6 +70,9 @@ class Journal(Protocol):
     def negotiated(self, record: InitRecord) -> None:
         """INIT, before it is answered."""
 
+    def settle(self) -> None:
+        """A request has ended: what it changed after its reply (or for want of one) is written down as well."""
+
 
 class Intake(Protocol):
     """Where requests are read to, and until when they stay there: a journal of requests in flight."""
@@ -130,6 +133,9 @@ class NoJournal:
         """Nothing."""
 
     def negotiated(self, record: InitRecord) -> None:
+        """Nothing."""
+
+    def settle(self) -> None:
         """Nothing."""
 
 

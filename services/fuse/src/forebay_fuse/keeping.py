@@ -33,18 +33,24 @@ class Keeping:
         is connected to it has ended.
 
         Raises:
-            ConfigError: it may not be reached. NotReady: it did not come by the deadline.
+            ConfigError: it may not be reached. NotReady: it did not come by the deadline, or does not want us.
         """
-        sock = await _connected(path, deadline)
-        try:
-            message, fds = await _receive(sock, None)
-        except BaseException:
-            sock.close()
-            raise
-        if message not in (b"held", b"none"):
-            sock.close()
-            raise ConfigError(SETTING, f"{path} is no keeper, or one of another user")
-        return cls(path, sock, fds)
+        while True:
+            sock = await _connected(path, deadline)
+            LOG.info("waits", path=str(path), what="until the gateway before us has ended")
+            try:
+                message, fds = await _receive(sock, None)
+            except BaseException:
+                sock.close()
+                raise
+            if message in (b"held", b"none"):
+                for fd in fds:
+                    os.set_inheritable(fd, False)
+                return cls(path, sock, fds)
+            sock.close()  # the keeper has ended meanwhile, or is another user's
+            if deadline is None or deadline.expired:
+                raise NotReady(f"the keeper at {path} hung up; is it another user's?", path=str(path))
+            await asyncio.sleep(RETRY_S)
 
     async def hold(self, fds: Sequence[int]) -> None:
         """Has the keeper hold these, when it returns."""
@@ -71,7 +77,7 @@ class Keeping:
     async def _again(self) -> bool:
         try:
             other = await Keeping.connect(self._path, None)
-        except (OSError, ConfigError) as e:
+        except (OSError, ConfigError, NotReady) as e:
             LOG.debug("keeper_not_back", error=str(e))
             return False
         for fd in other.held:

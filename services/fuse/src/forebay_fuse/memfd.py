@@ -15,6 +15,7 @@ import asyncio
 import mmap
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 from forebay.runtime import logs
@@ -110,7 +111,8 @@ class MemfdJournal:
         for room in self._rooms:
             room.release()
         self._view.release()
-        self._map.close()
+        with suppress(BufferError):  # a request is still looked at: the mapping goes with that
+            self._map.close()
         for fd in self.fds:
             os.close(fd)
 
@@ -157,6 +159,10 @@ class MemfdJournal:
     def mounted(self, record: SessionRecord) -> None:
         """The session, before a keeper gets it."""
         self._gathered.append(logbook.session_entry(record))
+        self.write(0)
+
+    def settle(self) -> None:
+        """See `Journal`."""
         self.write(0)
 
     def write(self, unique: int) -> None:

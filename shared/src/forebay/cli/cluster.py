@@ -94,8 +94,8 @@ class Places:
         return self.folder / "logs"
 
     def keeper(self, number: int) -> Path:
-        """The socket of the keeper of mount ``number``."""
-        return self.folder / f"{KEEPER}-{number}.sock"
+        """The socket of the keeper of mount ``number``; here, for a socket's path has at most 107 bytes."""
+        return self.shm / f"{KEEPER}-{number}.sock"
 
     def tier(self, number: int) -> Path:
         """The tier directory of worker ``number``."""
@@ -271,9 +271,10 @@ def startup_error(child: Child) -> ConfigError | NotReady:
 
 
 def detach_dead(directory: Path) -> bool:
-    """Detach a mount whose server is gone (``stat`` says ENOTCONN); whether there was one."""
+    """Detach a mount whose server is gone (ENOTCONN); whether there was one. ``stat`` may be answered from the kernel's
+    cache."""
     try:
-        os.stat(directory)
+        os.statvfs(directory)
     except OSError as e:
         if e.errno in (errno.ENOTCONN, errno.ECONNABORTED):
             command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
