@@ -134,6 +134,8 @@ class CrashMachine(RuleBasedStateMachine):
                 continue
             if name in before_sealed:
                 assert self.shelf.read(name) == content(name, LENGTH[name])
+            elif len(before_landed.get(name, ())) == -(-LENGTH[name] // EXTENT) > 1:
+                assert name in self.shelf.complete()  # all of it was there: the start gave it its name
             elif before_landed.get(name) and LENGTH[name] > EXTENT:
                 assert self.shelf.present(name) == before_landed[name]
             else:
