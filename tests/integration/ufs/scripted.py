@@ -53,10 +53,12 @@ class ScriptedS3:
         self.asked: list[Asked] = []
         self.connections = 0
         self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None] | None] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self._writers.add(writer)
+        self._tasks.add(asyncio.current_task())
         with suppress(asyncio.IncompleteReadError, ConnectionError):
             while await self._answer(reader, writer):
                 pass
@@ -78,6 +80,10 @@ class ScriptedS3:
         for writer in self._writers:
             writer.close()
 
+    async def ended(self) -> None:
+        """Until every connection's task is over."""
+        await asyncio.gather(*(task for task in self._tasks if task is not None), return_exceptions=True)
+
 
 @asynccontextmanager
 async def scripted(script: Script, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[ScriptedS3, str]]:
@@ -91,6 +97,7 @@ async def scripted(script: Script, *, tls: ssl.SSLContext | None = None) -> Asyn
         server.close()
         s3.drop_connections()
         await server.wait_closed()
+        await s3.ended()
 
 
 @asynccontextmanager

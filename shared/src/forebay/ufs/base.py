@@ -51,7 +51,7 @@ class UfsPage:
 class UfsLimits:
     """Bounds of one opened under store."""
 
-    streams_max: int = 32
+    streams_max: int = 64
     """Data reads at the same time; more wait."""
     connect_timeout_s: float = 5.0
     silence_timeout_s: float = 15.0
@@ -117,6 +117,13 @@ class Ufs(Protocol):
             RangeNotSatisfiable: the version is right and shorter than the range.
             UfsUnavailable: no answer, throttled, or the body ended early.
         """
+
+    def lend(
+        self, key: str, start: int, length: int, *, fingerprint: str, size: int | None = None
+    ) -> AsyncIterator[bytes | memoryview]:
+        """As ``read``, but each piece is only lent: what is in it is undefined once the next is asked for, or the
+        iterator is closed by one who had asked for another. Who leaves in the middle of a piece keeps that one. Saves a
+        copy and new memory for each piece."""
 
     async def close(self) -> None:
         """Gives back connections; running reads fail."""

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -20,8 +21,6 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore import UNSIGNED
 from botocore import exceptions as boto
-from botocore.auth import S3SigV4Auth
-from botocore.awsrequest import AWSRequest
 from botocore.handlers import add_expect_header
 from botocore.loaders import create_loader
 from botocore.utils import parse_timestamp
@@ -30,6 +29,7 @@ from forebay.contracts import UfsOptions
 from forebay.errors import ConfigError, UfsDenied, UfsError, UfsUnavailable
 from forebay.ufs.base import Credentials, UfsLimits
 from forebay.ufs.s3_reply import s3_error
+from forebay.ufs.s3_signing import Signer
 from forebay.ufs.uri import normal_endpoint
 
 DEFAULT_REGION = "us-east-1"
@@ -51,6 +51,20 @@ class S3Address:
     base: str
     region: str
 
+    @cached_property
+    def path(self) -> str:
+        """What stands before each "/" + key in a request's target."""
+        return urlsplit(self.base).path
+
+    @cached_property
+    def host(self) -> str:
+        """The ``Host`` header: no default port, brackets around IPv6."""
+        parts = urlsplit(self.base)
+        name = parts.hostname or ""
+        name = f"[{name}]" if ":" in name else name
+        is_default = parts.port in {None, {"http": 80, "https": 443}.get(parts.scheme)}
+        return name if is_default else f"{name}:{parts.port}"
+
 
 class S3Session:
     """An open S3 client and its credentials. ``get`` signs data requests that others send."""
@@ -62,6 +76,7 @@ class S3Session:
         self.address = address
         self.ca_file = ca_file
         self._credentials = credentials
+        self._signer = Signer(address.region)
         self._stack = stack
 
     @staticmethod
@@ -95,19 +110,18 @@ class S3Session:
                 address = await _resolve(client, bucket)
             return S3Session(client, chain, address, ca_file=ca_file, stack=stack.pop_all())
 
-    async def signed_headers(self, url: str, headers: dict[str, str]) -> dict[str, str]:
-        """``headers`` and what makes a GET of ``url`` ours; refreshes credentials that are about to end.
+    async def signed_headers(self, path: str) -> dict[str, str]:
+        """What makes a GET of ``path`` (from the address's root) ours, ``host`` included; refreshes credentials that
+        are about to end.
 
         Raises:
             UfsDenied: they could not be refreshed.
         """
         if self._credentials is None:
-            return headers
-        request = AWSRequest(method="GET", url=url, headers=headers)
+            return {"host": self.address.host}
         with translated(""):
             frozen = await _frozen(self._credentials)
-        S3SigV4Auth(frozen, "s3", self.address.region).add_auth(request)
-        return dict(request.headers.items())
+        return self._signer.headers(frozen, self.address.host, path, datetime.now(UTC))
 
     async def close(self) -> None:
         """Closes the client's connections."""
