@@ -26,8 +26,11 @@ from forebay_worker.queue import FillQueue, Run
 from forebay_worker.sources import BlockSource, closing
 from forebay_worker.store import Store
 
-WRITE_BYTES = 1 << 20
+WRITE_BYTES = 512 << 10
 """Pieces are gathered to this much before a thread writes them: a hop costs as much as copying 100 KiB."""
+
+SUM_BYTES = 128 << 10
+"""The checksum takes bytes objects alone, so what it sums is copied; this much stays in the processor's cache."""
 
 ATTEMPTS_MAX = 3
 BACKOFF_S = 0.1
@@ -239,7 +242,7 @@ class Filler:
         for attempt in range(ATTEMPTS_MAX):
             try:
                 source = filling.source
-                async with closing(source.read(sink.position, stop - sink.position)) as pieces:
+                async with closing(source.lend(sink.position, stop - sink.position)) as pieces:
                     async for piece in pieces:
                         await sink.take(piece, source.name)
                 if sink.position != stop:
@@ -340,28 +343,30 @@ class _Sink:
         self._filler = filler
         self._filling = filling
         self._run = run
-        self._held: list[bytes] = []
+        self._held: list[bytes | memoryview] = []
         self._held_from = position
         self._crc = 0
         self.position = position
 
     async def take(self, piece: bytes | memoryview, source: str) -> None:
-        """Takes the next piece; waits while it is written."""
+        """Takes the next piece, which is only lent: waits while it is written, or copies it if it is small."""
         if self._filling.error is not None:
             raise fresh(self._filling.error)
         geometry = self._filling.block.extents.geometry
-        rest = piece if isinstance(piece, bytes) else bytes(piece)
-        while rest:
+        rest = piece
+        while len(rest):
             extent = self.position // geometry.extent_size
             if extent not in self._run.extents:
                 raise InternalError("a source gave more than it was asked for", extra_bytes=len(rest))
             room = geometry.span(extent)[1] - self.position
             part, rest = (rest, b"") if len(rest) <= room else (rest[:room], rest[room:])
-            self._held.append(part)
             self.position += len(part)
             is_end = len(part) == room
             if is_end or self.position - self._held_from >= WRITE_BYTES:
+                self._held.append(part)
                 await self._write(source, extent if is_end else None)
+            else:
+                self._held.append(bytes(part))
             if is_end:
                 self._filler.landed(self._filling, self._run, extent)
                 self._crc = 0
@@ -378,7 +383,7 @@ class Held:
     """Neighbouring pieces of one extent from byte ``start``, the sum of what came before them, and the extent if they
     are its end."""
 
-    pieces: list[bytes]
+    pieces: list[bytes | memoryview]
     start: int
     crc: int
     ended: int | None
@@ -388,7 +393,8 @@ def _write_and_sum(file: BlockFile, held: Held) -> int:
     file.write(held.pieces, held.start)
     crc = held.crc
     for piece in held.pieces:
-        crc = google_crc32c.extend(crc, piece)
+        for start in range(0, len(piece), SUM_BYTES):
+            crc = google_crc32c.extend(crc, bytes(piece[start : start + SUM_BYTES]))
     if held.ended is not None:
         file.land(held.ended, crc)
     return crc

@@ -7,7 +7,7 @@ second in ranking, when this one is home and does not want it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -152,8 +152,17 @@ class PeerSource:
         """A peer has checked what it sends; the under store behind it may be of another kind."""
         return self._behind.is_atomic
 
-    async def read(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
+    def read(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
         """See ``BlockSource``. What a home says about the file itself (stale, gone, denied) is final."""
+        return self._pieces(start, length, self._behind.read)
+
+    def lend(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
+        """See ``BlockSource``."""
+        return self._pieces(start, length, self._behind.lend)
+
+    async def _pieces(
+        self, start: int, length: int, behind: Callable[[int, int], AsyncIterator[bytes | memoryview]]
+    ) -> AsyncIterator[bytes | memoryview]:
         stop, geometry = start + length, self._block.geometry
         while start < stop and self._calls:
             call = self._calls[0]
@@ -168,7 +177,7 @@ class PeerSource:
                     self._calls.remove(call)
         if start < stop:
             self._name = "ufs"
-            async with closing(self._behind.read(start, stop - start)) as pieces:
+            async with closing(behind(start, stop - start)) as pieces:
                 async for rest in pieces:
                     self._name = "ufs"
                     yield rest

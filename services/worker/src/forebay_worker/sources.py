@@ -37,6 +37,9 @@ class BlockSource(Protocol):
             ForebayError: whatever the under store or the peer said.
         """
 
+    def lend(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
+        """As ``read``, but a piece is the receiver's only until the next is asked for (see ``Ufs.lend``)."""
+
 
 @dataclass(frozen=True)
 class UfsSource:
@@ -57,9 +60,15 @@ class UfsSource:
 
     async def read(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
         """See ``BlockSource``."""
+        async with closing(self.lend(start, length)) as pieces:
+            async for piece in pieces:
+                yield bytes(piece)
+
+    async def lend(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
+        """See ``BlockSource``."""
         first = self.offset + start
         ufs = await self.opened()
-        pieces = ufs.read(self.key, first, length, fingerprint=self.fingerprint, size=self.size)
+        pieces = ufs.lend(self.key, first, length, fingerprint=self.fingerprint, size=self.size)
         try:
             async with closing(pieces) as body:
                 async for piece in body:

@@ -20,10 +20,13 @@ from urllib.parse import urlsplit
 from multidict import CIMultiDict
 
 BUFFER_BYTES = 1 << 20
-"""One receive buffer; a running reply has two: one that fills, one that its reader has."""
+"""One piece of a body at most, whatever the length of the head before it, so that pieces keep the alignment of the
+range. A running reply has two buffers: one that fills, one that its reader has."""
 
 HEAD_BYTES_MAX = 64 << 10
 HEAD_BYTES_USUAL = 2 << 10
+"""What the first receive call takes at most: the head and little more."""
+
 IDLE_S = 30.0
 BUFFERS_KEPT_MAX = 128
 """Buffers that wait for their next use."""
@@ -95,7 +98,7 @@ class _Buffers:
         self._free: list[memoryview] = []
 
     def take(self) -> memoryview:
-        return self._free.pop() if self._free else memoryview(bytearray(BUFFER_BYTES))
+        return self._free.pop() if self._free else memoryview(bytearray(HEAD_BYTES_MAX + BUFFER_BYTES))
 
     def give(self, buffer: memoryview) -> None:
         if len(self._free) < BUFFERS_KEPT_MAX:
@@ -105,8 +108,8 @@ class _Buffers:
 class _Connection(asyncio.BufferedProtocol):
     """One connection. Between replies it has no buffers, and whatever comes then breaks it.
 
-    Invariants: ``_filling[_start:_end]`` came in and was not taken; reading is paused exactly while ``_filling`` is
-    full.
+    Invariants: ``_filling[_start:_end]`` came in and was not taken; reading is paused exactly while ``_end`` is at
+    ``_limit``.
     """
 
     def __init__(self, buffers: _Buffers, silence_s: float) -> None:
@@ -119,6 +122,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._spare: memoryview | None = None
         self._lent: memoryview | None = None
         self._start = self._end = self._wanted = 0
+        self._limit = len(self._idle)
         self._came_s = 0.0
         self._waiter: asyncio.Future[None] | None = None
         self._is_paused = False
@@ -134,7 +138,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._filling[self._end :]
+        return self._filling[self._end : self._limit]
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._filling is self._idle:  # nobody asked
@@ -143,7 +147,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._end += nbytes
         self._came_s = self._loop.time()
         self.has_answered = True
-        if self._end == len(self._filling):
+        if self._end == self._limit:
             self._pause()
         if self._end - self._start >= self._wanted or self._is_paused:
             self._wake()
@@ -168,6 +172,7 @@ class _Connection(asyncio.BufferedProtocol):
         """Sends a request and gets ready for its answer."""
         self._filling, self._spare = self._buffers.take(), self._buffers.take()
         self._start = self._end = 0
+        self._limit = HEAD_BYTES_USUAL
         self.has_answered = False
         self._came_s = self._loop.time()
         if self._transport is None:
@@ -181,6 +186,7 @@ class _Connection(asyncio.BufferedProtocol):
             if found >= 0:
                 head = parse_head(bytes(self._filling[self._start : self._start + found]))
                 self._start += found + 4
+                self._receive_until(self._start + BUFFER_BYTES)
                 if head.status >= 200:
                     return head
                 continue
@@ -188,6 +194,8 @@ class _Connection(asyncio.BufferedProtocol):
                 raise Malformed("the head does not end")
             if self._has_ended:
                 raise CutOff(is_unanswered=not self.has_answered)
+            if self._is_paused:
+                self._receive_until(self._end + HEAD_BYTES_MAX)
             await self._until(self._end - self._start + 1)
 
     def _find_end_of_head(self) -> int:
@@ -201,7 +209,7 @@ class _Connection(asyncio.BufferedProtocol):
         """Up to ``length`` bytes, as many as fit into a buffer; lent until the next call. Empty at the end."""
         if self._lent is not None:
             self._spare, self._lent = self._lent, None
-        await self._until(min(length, len(self._filling) - self._start))
+        await self._until(min(length, self._limit - self._start))
         piece = self._filling[self._start : min(self._end, self._start + length)]
         self._start += len(piece)
         if self._start == self._end and not self._has_ended and len(piece) < length:
@@ -222,9 +230,13 @@ class _Connection(asyncio.BufferedProtocol):
         assert self._spare is not None
         self._lent, self._filling, self._spare = self._filling, self._spare, None
         self._start = self._end = 0
+        self._receive_until(BUFFER_BYTES)
+
+    def _receive_until(self, limit: int) -> None:
+        self._limit = limit
         if self._is_paused:
             self._is_paused = False
-            if self._transport is not None:
+            if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
 
     async def _until(self, count: int) -> None:
@@ -264,6 +276,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._filling, self._spare, self._lent = self._idle, None, None
         self.has_excess = self._end > self._start
         self._start = self._end = 0
+        self._receive_until(len(self._idle))
         for buffer in held:
             if buffer is not None and buffer is not self._idle:
                 self._buffers.give(buffer)
