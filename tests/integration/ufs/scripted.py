@@ -27,7 +27,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """``hang``: nothing more comes, the connection stays; ``cut``: it is closed. ``length`` claims another length."""
+    """``hang``: nothing more comes, the connection stays; ``cut``: it is closed. ``length`` claims another length;
+    -1: none."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -38,7 +39,7 @@ class Reply:
 
     def head(self) -> bytes:
         length = len(self.body) if self.length is None else self.length
-        lines = [f"HTTP/1.1 {self.status} x", f"Content-Length: {length}"]
+        lines = [f"HTTP/1.1 {self.status} x", *([f"Content-Length: {length}"] if length >= 0 else [])]
         return "\r\n".join([*lines, *(f"{k}: {v}" for k, v in self.headers.items()), "", ""]).encode()
 
 
