@@ -23,6 +23,9 @@ SETTINGS: dict[str, type[ServiceSettings]] = {
     "forebay-fuse": FuseSettings,
 }
 
+CURL = {"cacert", "cert"}
+"""Flags of curl that the text shows."""
+
 
 def fields(text: str) -> set[str]:
     """The fields that the flags in ``text`` would set."""
@@ -39,7 +42,7 @@ def test_the_commands_of_a_service_have_flags_that_exist(service: str) -> None:
 
 def test_flags_in_the_text_about_services_exist_in_one_of_them() -> None:
     section = README[README.index("## Run the services") : README.index("## Read from Python")]
-    known = {name for kind in SETTINGS.values() for name in kind.model_fields} | {"help", "version"}
+    known = {name for kind in SETTINGS.values() for name in kind.model_fields} | {"help", "version"} | CURL
 
     assert fields(section) <= known
 
