@@ -41,12 +41,14 @@ def stat_cold_vs_native(options: Options) -> Figure:
     with memory_folder() as source:
         names = make_names(source, count)
         with our_mount(source) as mount:
+            spent: list[float] = []
 
             def cold(processes: int = 1) -> float:
                 opener("list", mount.folder, (), processes=1, expected=count)
                 drop_caches(2)
-                before = lookups(mount)
+                before, cpu = lookups(mount), mount.cpu_s()
                 done = opener("stat", mount.folder, names, processes=processes, expected=count)
+                spent.append((mount.cpu_s() - cpu) / count * 1e6)
                 if (seen := lookups(mount) - before) < count:
                     raise RuntimeError(f"only {seen:.0f} of {count} LOOKUPs reached the gateway")
                 return done.rate
@@ -58,6 +60,7 @@ def stat_cold_vs_native(options: Options) -> Figure:
             many = [] if options.quick else [cold(8) / native(8) for _ in range(5)]
     detail = ratio.detail("names_per_s") | {
         "names": count,
+        "gateway_cpu_us_a_name": round(median(spent), 1),
         "with_8_programs": round(median(many), 3) if many else None,
         "before": "before each run listed in bulk, then the kernel's names and inodes dropped",
         "theirs": "the same names on tmpfs",
@@ -80,10 +83,14 @@ def list10k_ms(options: Options) -> Figure:
         make_names(source, LIST_FILES)
         with our_mount(source) as mount:
             opener("list", mount.folder, (), processes=1, expected=LIST_FILES)
-            times, again, native = [], [], []
+            times, again, native, cpu = [], [], [], []
             for _ in range(QUICK_LIST_RUNS if options.quick else LIST_RUNS):
                 restart(mount)
+                before = mount.cpu_s(), mount.cpu_s("master")
                 times.append(listed_ms(mount.folder))
+                cpu.append(
+                    [round(1e3 * (mount.cpu_s(n) - b)) for n, b in zip((GATEWAY, "master"), before, strict=True)]
+                )
                 again.append(listed_ms(mount.folder))
                 native.append(listed_ms(source))
                 say(f"gateway.list10k_ms: {times[-1]:.0f} ms, again {again[-1]:.0f} ms, native {native[-1]:.0f} ms")
@@ -93,6 +100,7 @@ def list10k_ms(options: Options) -> Figure:
         "runs": [round(t, 1) for t in times],
         "again_ms": round(median(again), 1),
         "native_ms": round(median(native), 1),
+        "cpu_ms_gateway_and_master": cpu,
         "before": "the gateway was started anew before each run; the master had listed the folder before",
         "versions": environment("forebay", "uvloop"),
     }

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 RUN_TIMEOUT_S = 120
+FORGET_S = 0.3
 OPENER = Path(__file__).with_name("gateway_opener.py")
 _FIO = ("--readonly", "--allow_file_create=0", "--thread", "--group_reporting", "--output-format=json")
 
@@ -85,5 +87,10 @@ def opener(mode: str, folder: Path, names: Sequence[str], *, processes: int, exp
 
 
 def drop_caches(what: int = 1) -> None:
-    """Drops clean page cache (1), names and inodes (2) or both (3). Files on tmpfs keep theirs: they are the files."""
+    """Drops clean page cache (1), names and inodes (2) or both (3). Files on tmpfs keep theirs: they are the files.
+
+    A file system hears of names that were dropped afterwards; it gets some time for that, whoever it is.
+    """
     Path("/proc/sys/vm/drop_caches").write_text(str(what))
+    if what & 2:
+        time.sleep(FORGET_S)

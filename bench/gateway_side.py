@@ -54,23 +54,18 @@ class OurMount:
         found = self.metrics()
         return sum(found.get(f'forebay_fuse_read_bytes_total{{source="{source}"}}', 0.0) for source in sources)
 
-    def processes(self) -> list[int]:
-        """The gateway with its guard, keeper and helpers: all of their sessions and all their descendants."""
+    def processes(self, name: str = GATEWAY) -> list[int]:
+        """A service, and with the gateway its keeper: all of their sessions and all their descendants."""
         table, found = process_table(), list[int]()
-        for name in (GATEWAY, KEEPER):
-            if (pid := self.cluster.children[name].pid) is None:
-                raise RuntimeError(f"the {name} was not started")
+        for each in (GATEWAY, KEEPER) if name == GATEWAY else (name,):
+            if (pid := self.cluster.children[each].pid) is None:
+                raise RuntimeError(f"the {each} was not started")
             found += family(pid, table)
         return found
 
-    def cpu_s(self) -> float:
-        """CPU seconds of the gateway's processes so far."""
-        return sum(cpu_s(pid) for pid in self.processes())
-
-    def worker_cpu_s(self) -> float:
-        """CPU seconds of the worker so far."""
-        pid = self.cluster.children["worker-0"].pid
-        return cpu_s(pid) if pid is not None else 0.0
+    def cpu_s(self, name: str = GATEWAY) -> float:
+        """CPU seconds of a service's processes so far."""
+        return sum(cpu_s(pid) for pid in self.processes(name))
 
     def pss_bytes(self) -> int:
         """Proportional set size of the gateway's processes."""

@@ -106,13 +106,15 @@ def measured(options: Options) -> Small:
         best = qualify(theirs, 1 if options.quick else QUALIFYING_ROUNDS)
         qualified = {side.name: side.middle() for side in theirs}
         told = {side.name: side.told for side in theirs}
-        before = mount.reads()
+        before, cpu = mount.reads(), mount.cpu_s()
         rounds(ours, native, best, QUICK_ROUNDS if options.quick else ROUNDS)
-        reads = mount.reads() - before
+        reads, cpu = mount.reads() - before, mount.cpu_s() - cpu
+        opened = count * (1 + len(best.rates[CASES[0]])) * len(CASES)
     detail = {
         "files": count,
         "file_bytes": FILE_BYTES,
-        "reads_at_gateway_a_file": round(reads / (count * len(best.rates[CASES[0]]) * len(CASES)), 3),
+        "reads_at_gateway_a_file": round(reads / opened, 3),
+        "gateway_cpu_us_a_file": round(cpu / opened * 1e6),
         "peers_files_per_s": qualified,
         "told": told,
         "versions": environment("forebay", "uvloop"),

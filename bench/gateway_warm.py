@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
-from bench.figures import Figure, Options, Ratio, compare, environment, say
+from bench.figures import Figure, Options, Ratio, compare, environment, median_interval, say
 from bench.gateway_peers import Peer, peers
 from bench.gateway_readers import Fio, drop_caches
 from bench.gateway_side import GIB, MIB, OurMount, memory_folder, our_mount, read_whole, warm, write_files
@@ -171,14 +171,14 @@ class Served:
             RuntimeError: bytes came from elsewhere.
         """
         drop_caches()
-        cpu, worker = self.mount.cpu_s(), self.mount.worker_cpu_s()
+        cpu, worker = self.mount.cpu_s(), self.mount.cpu_s("worker-0")
         before, size = self.mount.read_bytes(*self.sources), sum(p.stat().st_size for p in self.files)
         rate = COLD.rate(self.files)
         if (seen := self.mount.read_bytes(*self.sources) - before) < size:
             raise RuntimeError(f"only {seen:.0f} of {size} bytes came by {self.sources}: {by_source(self.mount)}")
         spent = self.mount.cpu_s() - cpu
         self.gib, self.cpu_s = self.gib + size / GIB, self.cpu_s + spent
-        self.worker_cpu_s += self.mount.worker_cpu_s() - worker
+        self.worker_cpu_s += self.mount.cpu_s("worker-0") - worker
         self.cpu_runs += (round(spent * GIB / size, 3),)
         return rate
 
@@ -199,6 +199,7 @@ class ServedResult:
 
     ratio: Ratio
     cpu_s_per_gib: float
+    cpu_interval: list[float]
     detail: dict[str, object]
 
 
@@ -220,7 +221,9 @@ def served(options: Options, name: str, *, short_circuit: bool, sources: tuple[s
         "worker_cpu_s_per_gib": round(ours.worker_cpu_s / ours.gib, 3),
         "before": "page cache dropped before each run; blocks in the worker's memory",
     }
-    return ServedResult(ratio, ours.cpu_s_per_gib, detail)
+    low, high = median_interval(ours.cpu_runs)
+    bounds = [max(low, min(ours.cpu_runs)), min(high, max(ours.cpu_runs))]
+    return ServedResult(ratio, ours.cpu_s_per_gib, bounds, detail)
 
 
 @cache
@@ -251,8 +254,8 @@ def cpu_figure(name: str, measured: Callable[[Options], ServedResult], goal: flo
 
     def figure(options: Options) -> Figure:
         found = measured(options)
-        unit = "CPU-s/GiB"
-        return Figure("gateway", name, found.cpu_s_per_gib, unit, goal, lower_is_better=True, detail=found.detail)
+        detail = found.detail | {"interval": found.cpu_interval}
+        return Figure("gateway", name, found.cpu_s_per_gib, "CPU-s/GiB", goal, lower_is_better=True, detail=detail)
 
     return figure
 
