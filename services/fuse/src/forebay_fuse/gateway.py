@@ -42,6 +42,7 @@ WANTED = (
     layout.Init.ASYNC_READ | layout.Init.DO_READDIRPLUS | layout.Init.ASYNC_DIO | layout.Init.PARALLEL_DIROPS
     | layout.Init.ABORT_ERROR | layout.Init.MAX_PAGES | layout.Init.CACHE_SYMLINKS
     | layout.Init.EXPLICIT_INVAL_DATA | layout.Init.INIT_EXT | layout.Init.HAS_RESEND
+    | layout.Init.DIRECT_IO_ALLOW_MMAP
 )  # fmt: skip
 LOG = logs.get(__name__)
 

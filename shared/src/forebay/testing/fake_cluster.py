@@ -56,7 +56,12 @@ KEYS = KeyRing((("k1", b"a key of sixteen bytes"),))
 MOUNT_ID = "m1"
 UFS_ID = "0" * 32
 
-Fault = Literal["none", "stall", "overloaded", "stale", "ufs", "truncate"]
+Fault = Literal[
+    "none", "stall", "overloaded", "stale", "ufs", "crash", "truncate", "short", "long", "half", "whole"
+]  # fmt: skip
+"""How a worker misbehaves: it never answers; refuses; says that the version is gone; that the under store is away;
+fails with 500; answers with a byte less than it was asked for; announces all bytes and ends after half of them; sends
+more than it was asked for; sends half and then nothing; ignores the range and sends the whole block as 200."""
 
 
 def fake_mount(*, block_size: int, replicas: int = 1) -> Mount:
@@ -219,7 +224,8 @@ class FakeWorker:
         length = identity.block_length(layout.size, layout.block_size, target.index)
         part = parse_range(range_text, length)
         start = target.index * layout.block_size + part.start
-        return await self._send(request, data[start : start + part.length])
+        block = data[target.index * layout.block_size :][:length]
+        return await self._send(request, data[start : start + part.length], block)
 
     async def _misbehave(self) -> None:
         if self.latency_s:
@@ -232,14 +238,31 @@ class FakeWorker:
             raise StaleVersion("the file changed")
         if self.fault == "ufs":
             raise UfsUnavailable("the under store is away")
+        if self.fault == "crash":
+            raise web.HTTPInternalServerError
 
-    async def _send(self, request: web.Request, body: bytes) -> web.StreamResponse:
+    async def _send(self, request: web.Request, body: bytes, block: bytes) -> web.StreamResponse:
+        headers = {SOURCE_HEADER: "mem", SERVING_WEIGHT_HEADER: self.serving_weight}
         if self.fault == "truncate":
             body = body[:-1]
-        headers = {SOURCE_HEADER: "mem", SERVING_WEIGHT_HEADER: self.serving_weight}
         if self.offers is not None:
             headers[OFFERED_HEADER] = self.offers
+        if self.fault == "long":
+            body += bytes(1000)
+        if self.fault == "whole":
+            return web.Response(body=block, status=200, headers=headers)
+        if self.fault in ("short", "half"):
+            return await self._send_half(request, body, headers)
         return web.Response(body=body, status=206, headers=headers)
+
+    async def _send_half(self, request: web.Request, body: bytes, headers: dict[str, str]) -> web.StreamResponse:
+        response = web.StreamResponse(status=206, headers={**headers, "content-length": str(len(body))})
+        await response.prepare(request)
+        await response.write(body[: len(body) // 2])
+        if self.fault == "half":
+            await asyncio.sleep(3600)
+        await response.write_eof()
+        return response
 
     async def _touch(self, request: web.Request) -> web.Response:
         self.touches.append(await read_record(request, TouchRequest))
@@ -283,12 +306,18 @@ class FakeCluster:
         """Close the server of one member; its address then refuses."""
         await self._servers.pop(name).close()
 
-    async def announce(self, worker: FakeWorker, *, state: Literal["live", "draining"] = "live") -> None:
-        """Put (or update) the worker in the map."""
+    def address(self, name: str) -> str:
+        """``host:port`` of a member's server."""
+        return self._servers[name].address
+
+    async def announce(
+        self, worker: FakeWorker, *, state: Literal["live", "draining"] = "live", address: str | None = None
+    ) -> None:
+        """Put (or update) the worker in the map; ``address`` if it is reached by way of somebody else (a proxy)."""
         member = Member(
             member_id=worker.name,
             role="worker",
-            tcp=self._servers[worker.name].address,
+            tcp=address or self._servers[worker.name].address,
             tiers=worker.tiers,
             state=state,
         )
