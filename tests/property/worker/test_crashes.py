@@ -40,19 +40,31 @@ class Fuse:
 
 
 class Disk:
-    """What of a directory's files is on the disk: contents by inode at their last sync."""
+    """What of a directory's files is on the disk: contents by inode at their last sync. Each of these files is held
+    open, so that no later file gets its inode number."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.synced: dict[int, bytes] = {}
+        self.held: dict[int, int] = {}
 
     def fsync(self, fd: int) -> None:
-        self.synced[os.fstat(fd).st_ino] = Path(f"/proc/self/fd/{fd}").read_bytes()
+        self.note(Path(f"/proc/self/fd/{fd}"))
 
     def syncfs(self, fd: int) -> None:
         for path in self.path.rglob("*"):
             if path.is_file():
-                self.synced[path.stat().st_ino] = path.read_bytes()
+                self.note(path)
+
+    def note(self, path: Path) -> None:
+        inode = path.stat().st_ino
+        if inode not in self.held:
+            self.held[inode] = os.open(path, os.O_RDONLY)
+        self.synced[inode] = path.read_bytes()
+
+    def close(self) -> None:
+        for fd in self.held.values():
+            os.close(fd)
 
     def lose_power(self, manner: str) -> None:
         """Names are on the disk (the worst case); bytes only if they were synced. With ``sums`` those of sidecars and
@@ -100,6 +112,7 @@ class CrashMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.shelf.let_go()
+        self.disk.close()
         shutil.rmtree(self.path)
 
     # -- steps that the world may end in

@@ -42,8 +42,7 @@ class SealsLog:
         self._size = found.end
         self._records = found.records
         self._synced = 0
-        if os.fstat(self._fd).st_size < ondisk.SEALS_HEAD_BYTES:
-            os.pwrite(self._fd, ondisk.seals_head(), 0)
+        os.pwrite(self._fd, ondisk.seals_head(), 0)  # lost power may have left zeros in its place
         os.ftruncate(self._fd, self._size)
 
     def append(self, block_id: str, length: int, crcs: tuple[int, ...], dataset: str) -> None:
