@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from forebay_fuse import probe
+from forebay_fuse import memory, probe
 
 
 def main() -> int:
     """The process; its exit code."""
     if sys.argv[1:2] == ["--probe"]:
         return probe.main(sys.argv[2:])
+    memory.choose_allocator()
     from forebay_fuse.command import main as command  # a probe is over before this is loaded
 
     return command()

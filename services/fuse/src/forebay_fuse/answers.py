@@ -55,7 +55,7 @@ class Answers:
 
     def ok(self, unique: int, body: bytes = b"") -> bool:
         """A good reply."""
-        return self.send(replies.ok(unique, body))
+        return self.sink is not None and self.sink.reply((replies.ok(unique, body),))
 
     def fail(self, unique: int, number: int) -> None:
         """An error."""

@@ -24,7 +24,7 @@ from forebay.runtime import Deadline, check_exposure, logs, read_tls, stop_event
 from forebay.telemetry import Telemetry, setup
 from forebay.transport import HttpServer
 from forebay.transport.app import ServiceInfo, make_app
-from forebay_fuse import mounting, takeover
+from forebay_fuse import memory, mounting, takeover
 from forebay_fuse.backing import DeviceBackings
 from forebay_fuse.device import Device
 from forebay_fuse.gateway import Gateway
@@ -122,6 +122,7 @@ class Service:
         self.is_ready = False
         self._is_kept = self._is_over = False
         self._watch: asyncio.Task[None] | None = None
+        self._tide: asyncio.Task[None] | None = None
 
     def waiting_for(self) -> tuple[str, ...]:
         """What keeps this gateway from being ready."""
@@ -148,6 +149,10 @@ class Service:
             },
         )
 
+    def _held(self) -> int:
+        """Inodes and names in memory."""
+        return self.client.names_held + (len(self.gateway.inodes) if self.gateway is not None else 0)
+
     def texts(self) -> dict[str, Text]:
         """What ``.forebay`` says of this process."""
         return {
@@ -170,6 +175,7 @@ class Service:
             await self._take_over(self.keeping, pipe)
         else:
             await self._begin(pipe)
+        self._tide = asyncio.create_task(memory.watch(self._held, mounting.give_memory_back), name="memory")
         if self.keeping is not None:
             self._watch = asyncio.create_task(self.keeping.watch(), name="keeper-watch")
         self.is_ready = True
@@ -307,9 +313,9 @@ class Service:
         """Takes down what ``start`` made, in reverse; a mount that is still there is taken away with what is open,
         unless it is a keeper's and not over."""
         self.is_ready = False
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
+        for task in filter(None, (self._watch, self._tide)):
+            task.cancel()
+            await asyncio.wait([task])
         if self._is_kept and not self._is_over:
             await self._leave()
         else:

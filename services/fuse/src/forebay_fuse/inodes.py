@@ -16,7 +16,7 @@ from msgspec import Struct
 from forebay.contracts import Entry
 from forebay.contracts.packed import pack_entry, unpack_entry
 from forebay.errors import Overloaded
-from forebay_fuse.journal import InodeRecord, Journal, NoJournal
+from forebay_fuse.journal import InodeRecord, Journal
 from forebay_fuse.protocol.layout import ROOT_ID
 
 INODES_MAX = 1_000_000
@@ -114,14 +114,15 @@ class InodeTable:
         limit: int = INODES_MAX,
         journal: Journal | None = None,
     ) -> None:
-        self._limit = limit
-        self._journal = journal or NoJournal()
+        self._limit, self._crowded_at = limit, limit * 9 // 10
+        self._journal = journal
         self.root = Directory(ROOT_ID, parent_of(path), pack_entry(root), True, mount_id, 1, good_until_s, whole=path)
         self._by_id: Shrinking[Inode] = Shrinking({ROOT_ID: self.root})
         self._by_number: Shrinking[Inode | tuple[Inode, ...]] = Shrinking()
         self._directories: dict[str, Inode] = {path: self.root}
         self._next = ROOT_ID + 1
-        self._journal.inode(ROOT_ID, InodeRecord(path, root, mount_id, 1))
+        if journal is not None:
+            journal.inode(ROOT_ID, InodeRecord(path, root, mount_id, 1))
 
     def restore(self, records: Mapping[int, InodeRecord], node_max: int) -> None:
         """What an earlier gateway had told the kernel. How long directories are good for is not known any more."""
@@ -142,7 +143,7 @@ class InodeTable:
     @property
     def crowded(self) -> bool:
         """Whether nine tenths of the limit are reached: time to ask the kernel for some back."""
-        return len(self._by_id) * 10 >= self._limit * 9
+        return len(self._by_id) >= self._crowded_at
 
     def get(self, node_id: int) -> Inode | None:
         """The inode, if the kernel may still know it."""
@@ -174,7 +175,9 @@ class InodeTable:
         if inode.is_dir:
             inode.good_until_s = good_until_s
         inode.lookups += 1
-        if is_told:
+        if self._journal is None:
+            pass
+        elif is_told:
             self._journal.lookups(inode.node_id, inode.lookups)
         else:
             record = InodeRecord(child(directory, entry.name), entry, mount_id, inode.lookups)
@@ -208,7 +211,8 @@ class InodeTable:
         if inode is None or node_id == ROOT_ID:
             return
         inode.lookups -= lookups
-        self._journal.lookups(node_id, max(0, inode.lookups))
+        if self._journal is not None:
+            self._journal.lookups(node_id, max(0, inode.lookups))
         if inode.lookups <= 0:
             self._drop(inode)
 

@@ -73,7 +73,8 @@ class Names:
         return directory, path
 
     def _found(self, unique: int, directory: str, reply: LookupReply) -> None:
-        self._relieve()
+        if self._inodes.crowded:
+            self._relieve()
         valid_s, entry = reply.valid_s, reply.entry
         until_s = None if valid_s is None else time.monotonic() + valid_s
         inode = self._inodes.look_up(directory, entry, reply.mount_id, good_until_s=until_s)
@@ -94,7 +95,7 @@ class Names:
     def _relieve(self) -> None:
         """Has the kernel forget what it has known longest, when it holds too much."""
         now_s = time.monotonic()
-        if not self._inodes.crowded or now_s - self._relieved_s < RELIEF_PAUSE_S:
+        if now_s - self._relieved_s < RELIEF_PAUSE_S:
             return
         self._relieved_s = now_s
         for inode in self._inodes.oldest(RELIEF_COUNT):

@@ -22,6 +22,7 @@ from forebay_fuse.protocol.replies import Attributes
 from forebay_fuse.protocol.requests import Request
 from forebay_fuse.view import BASE, VIRTUAL, View
 
+OWN_NAME = VIRTUAL.encode() + b"\0"
 TEXTS_MAX = 256
 """Open texts."""
 
@@ -100,7 +101,7 @@ class Virtual:
 
     def look_up(self, request: Request) -> bool:
         """LOOKUP in the root; False if the name is not ours."""
-        if requests.name_in(request) != VIRTUAL.encode():
+        if request.body != OWN_NAME:
             return False
         self._ok(request, self._entry(BASE))
         return True

@@ -267,6 +267,11 @@ class Client:
             for index in range(min(identity.block_count(size, block_size), limit))
         )
 
+    @property
+    def names_held(self) -> int:
+        """Answers of masters that are in memory."""
+        return len(self._metadata)
+
     def forget(self, path: str) -> None:
         """The next lookup of ``path`` asks a master."""
         self._metadata.expire(normal(path))

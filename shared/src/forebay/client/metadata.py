@@ -1,6 +1,6 @@
 """The metadata cache: what the master said of a path, bounded in count and time. Pure: the time comes in.
 
-Entries are held packed, and what a page of a listing has in common is held once: 10,000 names take some 4 MiB.
+What the entries of a page have in common is held once.
 
 Invariants (``validate``): (1) never more entries than ``entries_max``; (2) an answer older than the one held (by
 ``synced_at_s``) never replaces it; (3) nothing is kept longer than the reply's own ``valid_s``, and what is given out
@@ -14,7 +14,6 @@ from collections import OrderedDict
 from msgspec import Struct
 
 from forebay.contracts import Entry, ListReply, LookupReply
-from forebay.contracts.packed import pack_entry, unpack_entry
 from forebay.errors import NotFound
 
 GUARD_S = 5.0
@@ -41,7 +40,7 @@ class _Heard(Struct, frozen=True, gc=False):
 
 class _Kept(Struct, frozen=True, gc=False):
     heard: _Heard
-    entry: bytes
+    entry: Entry | None
 
 
 class MetadataCache:
@@ -76,7 +75,7 @@ class MetadataCache:
             older = _aged(kept, now_s).reply
             return older if older is not None else reply
         heard = self._heard(reply.synced_at_s, reply.valid_s, reply.mount_id, now_s)
-        self._store(path, _Kept(heard, pack_entry(reply.entry)))
+        self._store(path, _Kept(heard, reply.entry))
         return reply
 
     def put_page(self, path: str, page: ListReply, now_s: float) -> None:
@@ -87,7 +86,7 @@ class MetadataCache:
             name = f"{base}/{entry.name}"
             kept = self._kept.get(name)
             if kept is None or kept.heard.synced_at_s <= page.synced_at_s:
-                self._store(name, _Kept(heard, pack_entry(entry)))
+                self._store(name, _Kept(heard, entry))
 
     def _heard(self, synced_at_s: float, valid_s: float | None, mount_id: str | None, now_s: float) -> _Heard:
         ttl = self._expire_s if valid_s is None else min(self._expire_s, valid_s)
@@ -99,7 +98,7 @@ class MetadataCache:
         if kept is None or kept.heard.synced_at_s <= synced_at_s:
             valid_s = error.details.get("valid_s")
             ttl = min(self._negative_s, valid_s) if isinstance(valid_s, int | float) else self._negative_s
-            self._store(path, _Kept(_Heard(synced_at_s, now_s + ttl, now_s, None, None, error), b""))
+            self._store(path, _Kept(_Heard(synced_at_s, now_s + ttl, now_s, None, None, error), None))
 
     def expire(self, path: str) -> None:
         """The next ``get`` misses; what was held still guards against older answers."""
@@ -134,15 +133,14 @@ class MetadataCache:
 def _aged(kept: _Kept, now_s: float) -> Held:
     """What is kept, with ``valid_s`` as it is now."""
     heard = kept.heard
-    if heard.missing is not None:
+    if heard.missing is not None or kept.entry is None:
         return Held(None, _aged_missing(heard.missing, now_s - heard.heard_s))
     valid_s = None if heard.valid_s is None else max(0.0, heard.valid_s - (now_s - heard.heard_s))
-    entry: Entry = unpack_entry(kept.entry)
-    return Held(LookupReply(entry=entry, mount_id=heard.mount_id, synced_at_s=heard.synced_at_s, valid_s=valid_s))
+    return Held(LookupReply(entry=kept.entry, mount_id=heard.mount_id, synced_at_s=heard.synced_at_s, valid_s=valid_s))
 
 
-def _aged_missing(missing: NotFound, age_s: float) -> NotFound:
-    valid_s = missing.details.get("valid_s")
-    if not isinstance(valid_s, int | float):
+def _aged_missing(missing: NotFound | None, age_s: float) -> NotFound | None:
+    valid_s = missing.details.get("valid_s") if missing is not None else None
+    if missing is None or not isinstance(valid_s, int | float):
         return missing
     return NotFound(missing.message, **{**missing.details, "valid_s": max(0.0, valid_s - age_s)})

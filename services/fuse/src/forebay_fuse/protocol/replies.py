@@ -8,6 +8,8 @@ from forebay_fuse.protocol import layout as l  # one letter, for it stands on ev
 
 NS = 1_000_000_000
 ENTRY_BYTES = l.ENTRY_OUT.size
+_entry = l.ENTRY_OUT.pack
+_out, _OUT_SIZE = l.OUT_HEADER.pack, l.OUT_HEADER.size
 _U64 = (1 << 64) - 1
 _PADS = tuple(bytes(-n % 8) for n in range(8))
 DIR_TYPE, FILE_TYPE = 4, 8  # DT_DIR, DT_REG
@@ -31,7 +33,7 @@ def header(unique: int, body_bytes: int) -> bytes:
 
 def ok(unique: int, body: bytes = b"") -> bytes:
     """A good reply."""
-    return header(unique, len(body)) + body
+    return _out(_OUT_SIZE + len(body), 0, unique) + body
 
 
 def error(unique: int, number: int) -> bytes:
@@ -48,7 +50,7 @@ def attr(a: Attributes) -> bytes:
 
 def _split(seconds: float) -> tuple[int, int]:
     whole = int(seconds)
-    return whole, int((seconds - whole) * NS)
+    return whole, 0 if whole == seconds else int((seconds - whole) * NS)
 
 
 class Timeouts(NamedTuple):
@@ -77,7 +79,7 @@ def entry_out(node_id: int, a: Attributes, times: Timeouts) -> bytes:
     number, size, mtime_ns, mode, uid, gid = a
     s, ns = divmod(mtime_ns, NS)
     s &= _U64
-    return l.ENTRY_OUT.pack(
+    return _entry(
         node_id, 0, *times, number, size, (size + 511) >> 9, s, s, s, ns, ns, ns, mode, 1, uid, gid, 0, 4096, 0
     )
 
