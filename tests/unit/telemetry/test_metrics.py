@@ -166,7 +166,8 @@ def test_dotted_names_get_their_unit() -> None:
 
 
 def test_a_gauge_with_labels_is_read_when_somebody_looks() -> None:
-    metrics, now = Metrics(), {("a",): 1.0}
+    metrics = Metrics()
+    now: dict[tuple[str, ...], float] = {("a",): 1.0}
     metrics.observed_by("forebay_test_things", "Things", ("kind",), lambda: now)
     now[("b",)] = 2.0
     assert b'forebay_test_things{kind="a"} 1.0' in metrics.render()
