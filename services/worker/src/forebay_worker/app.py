@@ -15,6 +15,7 @@ from functools import partial
 
 import forebay_worker
 from forebay.contracts import WIRE_VERSION, ClusterMap, Member, StatusReply, TierInfo
+from forebay.contracts.records import MemberState
 from forebay.contracts.tickets import KeyRing
 from forebay.discovery import Registry, master_addresses, open_registry, parse_registry_url
 from forebay.errors import Detail, PeerUnavailable
@@ -49,11 +50,13 @@ from forebay_worker.mounts import MountBook
 from forebay_worker.moves import Mover
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.origins import Origins
+from forebay_worker.place import PlaceRoutes
 from forebay_worker.policies import POLICIES
 from forebay_worker.policies.governed import Governed
 from forebay_worker.policies.ledger import Ledger
 from forebay_worker.queue import FillQueue
 from forebay_worker.reads import Reads
+from forebay_worker.rebalance import Rebalance
 from forebay_worker.routing import Homes
 from forebay_worker.scrub import Scrubber
 from forebay_worker.serving import serving_weight
@@ -120,6 +123,8 @@ class Worker:
         self.spawner = spawner
         self.started_at_s = time.time()
         self._is_leaving = False
+        self._state: MemberState = "live"
+        self._state_changed = asyncio.Event()
         self.member_id = settings.member_name(settings.port)
         self.telemetry: Telemetry = setup(
             "forebay-worker",
@@ -192,6 +197,8 @@ class Worker:
             HandlerOptions(settings.read_type, settings.reads_max),
             weight=self.weight,
         )
+        self.rebalance = Rebalance(self.member_id, self.store, self.homes, self.client, self.ring, settings.cluster_id)
+        self.routes.on_asked = self.rebalance.targets.note
         self.keeping = Keeping(
             self.store, self.policies, self.ledger, self.book, self.pool, tuning_of(settings), self._take
         )
@@ -208,8 +215,15 @@ class Worker:
         )
         self.routes.add_to(app)
         AdminRoutes(self.keeping).add_to(app)
+        PlaceRoutes(self.rebalance, self._drain).add_to(app)
         self.server = HttpServer(app, self.telemetry, tls=secrets.tls, drain_timeout_s=settings.drain_timeout_s)
         self._observe()
+
+    def _drain(self, draining: bool) -> MemberState:
+        """Announced by ``_join``, which is woken."""
+        self._state = "draining" if draining else "live"
+        self._state_changed.set()
+        return self._state
 
     def _take(self, tuning: Tuning) -> None:
         self.reads.passive = tuning.passive_cache
@@ -274,6 +288,7 @@ class Worker:
             capacity_weight=weight,
             serving_weight=self.weight(self.routes.in_flight),
             available_bytes=self._available() // AVAILABLE_UNIT * AVAILABLE_UNIT,
+            state=self._state,
             tiers=tuple(
                 TierInfo(tier=tier.spec.tier, capacity_bytes=tier.spec.capacity_bytes, nonce=tier.nonce)
                 for tier in self.tiers
@@ -343,6 +358,7 @@ class Worker:
         await self.watch.load()
         self.spawner.spawn("open_under_stores", self.pool.run())
         await self.server.start(settings.host, settings.port, uds=settings.uds)
+        self.spawner.spawn("rebalance", self.rebalance.run())
         self.spawner.spawn("vital_signs", self.signs.run())
         self.spawner.spawn("join", self._join())
         self.spawner.spawn("evict", self.store.keep_room())
@@ -374,7 +390,16 @@ class Worker:
             if self.registry.is_announced() and not is_ready:
                 is_ready = True
                 log.info("ready", address=self.server.address, member_id=self.member_id, mounts=len(self.book))
-            await asyncio.sleep(SERVING_PERIOD_S if is_ready else ANNOUNCE_PAUSE_S)
+            await self._until_news(SERVING_PERIOD_S if is_ready else ANNOUNCE_PAUSE_S)
+
+    async def _until_news(self, most_s: float) -> None:
+        """Until an operator changed this worker's state, or ``most_s`` have passed."""
+        try:
+            async with asyncio.timeout(most_s):
+                await self._state_changed.wait()
+        except TimeoutError:
+            pass
+        self._state_changed.clear()
 
     async def _follow_map(self) -> None:
         seen: ClusterMap | None = self.registry.current()

@@ -52,7 +52,8 @@ class HandlerOptions:
 
 
 class BlockRoutes:
-    """Both routes over the parts of one worker. ``weight`` is the serving weight by reads in flight."""
+    """Both routes over the parts of one worker. ``weight`` is the serving weight by reads in flight;
+    ``on_asked`` hears of every block that is asked for."""
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class BlockRoutes:
         self._metrics = metrics
         self._options = options
         self._weight = weight
+        self.on_asked: Callable[[Asked], None] = lambda _: None
         self._log = logs.get("forebay_worker.handlers")
         self.in_flight = 0
         self.read_type = options.read_type
@@ -93,6 +95,7 @@ class BlockRoutes:
                 request.rel_url.raw_query_string,
                 request.headers.get(TICKET_HEADER, ""),
             )
+            self.on_asked(asked)
             part = parse_range(request.headers.get("range"), asked.length)
             ready = self._reads.at_once(asked, part)
             if ready is not None:

@@ -19,6 +19,7 @@ from forebay.client.tasks import Tasks
 from forebay.client.tickets import TicketCache
 from forebay.contracts import BlockTarget, Layout, Member, identity
 from forebay.contracts.blocks import (
+    COPY_HEADER,
     HOP_HEADER,
     OFFERED_HEADER,
     ONLY_IF_CACHED,
@@ -324,6 +325,8 @@ class BlockSource:
             headers[HOP_HEADER] = "1"
         if step.probe:
             headers["cache-control"] = ONLY_IF_CACHED
+        if self._options.location_policy == "local-first-avoid-eviction" and not step.hop:
+            headers[COPY_HEADER] = "spare"
         if self._options.read_type != "CACHE":
             headers[READ_TYPE_HEADER] = self._options.read_type
         return headers

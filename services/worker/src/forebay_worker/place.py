@@ -1,0 +1,42 @@
+"""What an operator says about this worker's place in the cluster: ``/v1/worker:drain`` and ``/v1/blocks:rebalance``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from forebay.contracts import DrainReply, DrainRequest, RebalanceRequest
+from forebay.contracts.blocks import DRAIN_PATH, REBALANCE_PATH
+from forebay.contracts.records import MemberState
+from forebay.transport.app import read_record, record_response, require_admin
+from forebay_worker.rebalance import Rebalance
+
+
+class PlaceRoutes:
+    """``drain`` takes whether to drain and returns the state that is announced. Changes are for administrators."""
+
+    def __init__(self, rebalance: Rebalance, drain: Callable[[bool], MemberState]) -> None:
+        self._rebalance = rebalance
+        self._drain = drain
+
+    def add_to(self, app: web.Application) -> None:
+        """Registers the routes."""
+        app.router.add_post(DRAIN_PATH, self.drain)
+        app.router.add_post(REBALANCE_PATH, self.rebalance)
+        app.router.add_get(REBALANCE_PATH, self.state, allow_head=False)
+
+    async def drain(self, request: web.Request) -> web.Response:
+        """Gives this worker's share away, or takes it back."""
+        require_admin(request)
+        return record_response(DrainReply(state=self._drain((await read_record(request, DrainRequest)).draining)))
+
+    async def rebalance(self, request: web.Request) -> web.Response:
+        """Begins one, or stops it; answers at once."""
+        require_admin(request)
+        self._rebalance.start((await read_record(request, RebalanceRequest)).bytes_per_s)
+        return record_response(self._rebalance.state())
+
+    async def state(self, request: web.Request) -> web.Response:
+        """How far it is."""
+        return record_response(self._rebalance.state())
