@@ -106,12 +106,17 @@ def test_readers_see_no_error_and_no_wrong_byte_and_the_worker_is_avoided(tmp_pa
 
 
 def check_avoided(seen: Seen, happened_s: float) -> None:
-    """Seconds after it happened the reads are as quick as the workers left can be, but for the odd trial."""
+    """Seconds after it happened nine of ten reads are as quick as the workers left can be; the odd one is a trial."""
     late = seen.between(happened_s + AVOIDED_AFTER_S, happened_s + AFTER_S)
     before = seen.between(happened_s - BEFORE_S, happened_s)
     assert late, "nothing was read any more"
-    assert late[len(late) // 2] < max(0.5, 4 * before[len(before) // 2])
-    assert late[int(0.9 * (len(late) - 1))] < 2.0
+    for share in (0.5, 0.9):
+        assert at(late, share) < max(1.0, 4 * at(before, share)), share
+
+
+def at(ordered: list[float], share: float) -> float:
+    """The value that this share of them does not exceed."""
+    return ordered[int(share * (len(ordered) - 1))]
 
 
 # -- a worker in a network namespace of its own
@@ -156,8 +161,8 @@ def namespace() -> Iterator[Namespace]:
         made.join()
         yield made
     finally:
-        ip("netns", "delete", made.name)  # and its end of the link with it, and ours with that
-        eventually(lambda: not Path(f"/sys/class/net/{outer}").exists(), what="the link's end")
+        ip("link", "delete", outer)  # and the other end with it
+        ip("netns", "delete", made.name)
 
 
 @contextmanager
@@ -224,8 +229,8 @@ def test_a_killed_worker_that_starts_again_on_another_port_is_back_at_once(tmp_p
         child.spec = replace(child.spec, args=tuple(args), port=other)
         # when: it starts while the lease of the killed one (10 s) still lives
         child.start()
-        eventually(child.is_ready, timeout_s=7.0, what="the worker's readiness")
-        # then
+        eventually(child.is_ready, timeout_s=60.0, what="the worker's readiness")
+        # then: the registry had it at its first word
         assert "announcement_waits" not in cluster.log(VICTIM)
         seen, _ = run(
             read_while(cluster.client_options(short_circuit_dirs=()), files, lambda: None, before_s=0.5, after_s=0.5),

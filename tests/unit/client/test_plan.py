@@ -147,3 +147,29 @@ def test_an_answer_clears_the_suspicion_and_members_that_left_are_forgotten() ->
     assert suspects.now(0.1) == {"b"}
     suspects.forget_others({"a"})
     assert suspects.now(0.1) == set()
+
+
+def test_a_suspect_whose_time_is_over_is_tried_by_one_request_at_a_time() -> None:
+    suspects = Suspects()
+    suspects.failed("a", 0.0)
+    now = SUSPECT_S_MAX
+    assert suspects.now(now) == frozenset()
+    suspects.asked("a", now)
+    assert suspects.now(now) == frozenset("a")
+    suspects.given_up("a")
+    assert suspects.now(now) == frozenset()
+    suspects.asked("a", now)
+    suspects.failed("a", now)
+    assert suspects.now(now + 0.9) == frozenset("a")  # the second failure in a row: 1 s
+    assert suspects.now(now + 1.1) == frozenset()
+    suspects.asked("a", now + 1.1)
+    suspects.answered("a")
+    assert suspects.now(now + 1.1) == frozenset()
+
+
+def test_a_request_to_a_suspect_as_the_last_resort_is_no_trial() -> None:
+    suspects = Suspects()
+    suspects.failed("a", 0.0)
+    suspects.asked("a", 0.1)
+    suspects.given_up("a")
+    assert suspects.now(0.2) == frozenset("a")

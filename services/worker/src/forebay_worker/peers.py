@@ -42,7 +42,7 @@ from forebay_worker.sources import UfsSource, closing
 PEER_TIMEOUT_S = 10.0
 """One extent from the home; then the under store is asked instead."""
 
-PROBE_TIMEOUT_S = 1.0
+PROBE_TIMEOUT_S = 2.0
 """One extent from a worker that may hold it: longer than a busy worker needs for 4 MiB, no wait that a reader minds."""
 
 BUFFERS_MAX = 32

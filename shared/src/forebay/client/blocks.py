@@ -344,6 +344,7 @@ class BlockSource:
         member_id, started = step.member.member_id, time.monotonic()
         self.loads.start(member_id, started)
         self.paces.asked(member_id, started)
+        self.suspects.asked(member_id, started)
         try:
             headers = self._headers(step, wanted, ticket)
             reply = await self._http.read_into(step.member.tcp, wanted.path, buffer, deadline=deadline, headers=headers)
@@ -353,6 +354,8 @@ class BlockSource:
             self.paces.unanswered(member_id)
             if bad:
                 self.suspects.failed(member_id, now)
+            else:
+                self.suspects.answered(member_id)
             raise
         except BaseException:
             self._left(step, wanted, started, race)
@@ -370,9 +373,11 @@ class BlockSource:
         if race is None or not race.is_over:
             self.loads.cancelled(member_id)
             self.paces.unanswered(member_id)
+            self.suspects.given_up(member_id)
         elif race.error is None:
             self.loads.finish(member_id, now, latency_s=now - started_s)
             self.paces.answered(member_id, wanted.length, now - started_s, now)
+            self.suspects.given_up(member_id)
         else:
             self.loads.finish(member_id, now, latency_s=now - started_s, ok=False)
             self.paces.unanswered(member_id)

@@ -125,14 +125,20 @@ def round_pause_s(round_index: int) -> float:
 
 @dataclass(frozen=True)
 class Suspicion:
-    """A member that failed ``failures`` times in a row and is asked last until ``until_s``."""
+    """A member that failed ``failures`` times in a row and is asked last until ``until_s``, and from then on while one
+    request tries whether it is well (``on_trial``)."""
 
     failures: int
     until_s: float
+    on_trial: bool = False
 
 
 class Suspects:
-    """Members that failed lately, as this client saw it. Bounded by the members that exist (``forget_others``)."""
+    """Members that failed lately, as this client saw it. Bounded by the members that exist (``forget_others``).
+
+    When its time is over, one request at a time goes to a suspect: a member that swallows requests would otherwise
+    catch all readers at once, again and again.
+    """
 
     def __init__(self) -> None:
         self._held: dict[str, Suspicion] = {}
@@ -143,13 +149,25 @@ class Suspects:
         pause = min(SUSPECT_S_MIN * 2.0 ** min(failures - 1, 10), SUSPECT_S_MAX)
         self._held[member_id] = Suspicion(failures, now_s + pause)
 
+    def asked(self, member_id: str, now_s: float) -> None:
+        """A request to the member begins: the trial, if its time is over."""
+        held = self._held.get(member_id) if self._held else None
+        if held is not None and now_s >= held.until_s and not held.on_trial:
+            self._held[member_id] = Suspicion(held.failures, held.until_s, on_trial=True)
+
+    def given_up(self, member_id: str) -> None:
+        """A request ended without a word about the member: the next one may be the trial."""
+        held = self._held.get(member_id) if self._held else None
+        if held is not None and held.on_trial:
+            self._held[member_id] = Suspicion(held.failures, held.until_s)
+
     def answered(self, member_id: str) -> None:
         """The member is well again."""
         self._held.pop(member_id, None)
 
     def now(self, now_s: float) -> frozenset[str]:
         """Who is to be asked last."""
-        return frozenset(m for m, s in self._held.items() if now_s < s.until_s)
+        return frozenset(m for m, s in self._held.items() if s.on_trial or now_s < s.until_s)
 
     def forget_others(self, member_ids: Collection[str]) -> None:
         """Drop those that left the map."""
