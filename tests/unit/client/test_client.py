@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from forebay.client import Client, ClientOptions, Reader
-from forebay.contracts import TierInfo, identity
+from forebay.contracts import LookupReply, TierInfo, identity
 from forebay.contracts.blocks import format_range
 from forebay.errors import DeadlineExceeded, InvalidRequest, NotFound, StaleVersion
 from forebay.telemetry import Telemetry, quiet
@@ -532,6 +533,70 @@ def test_an_open_block_keeps_its_bytes_after_it_was_evicted(tmp_path: Path) -> N
         assert len(client._local.open_blocks) == 0
 
     local_cluster(tmp_path, body)
+
+
+def test_a_block_that_the_kernel_holds_counts_as_open_without_a_descriptor(tmp_path: Path) -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        small = DATA[:BLOCK]
+        cluster.master.files["s"] = small
+        layout = (await client.lookup("/s")).entry.layout
+        assert layout is not None
+        assert client.open_block(layout) is None
+        assert client.is_home_here(layout)
+        assert list(client.homes(layout, 9)) == [cluster.workers[0].name]
+        assert client.blocks_here(layout, 9) == 0
+        block_id = identity.block_id(layout.version_id, BLOCK, 0)
+        (tmp_path / block_id[:2]).mkdir()
+        (tmp_path / block_id[:2] / f"{block_id}.blk").write_bytes(small)
+        assert client.blocks_here(layout, 9) == 1
+        block = client.open_block(layout)
+        assert block is not None
+        assert os.pread(block.fd, 10, 5) == small[5:15]
+        block.detach()
+        block.again()
+        assert (block.fd, len(client._local.open_blocks)) == (-1, 0)
+        seen = cluster.workers[0].touches
+        await until(lambda: sum(t.opens for r in seen for t in r.touches) == 2)
+        # and it is reported again while it stays open, not after
+        reports = len(seen)
+        client._gather_touches(still_open=True)
+        await until(lambda: len(seen) > reports)
+        assert {t.block_id for r in seen for t in r.touches} == {block_id}
+        block.close()
+        client._gather_touches(still_open=True)
+        assert len(client._touches) == 0
+
+    local_cluster(tmp_path, body)
+
+
+def test_a_folder_of_blocks_that_was_made_anew_is_found_again(tmp_path: Path) -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        layout = (await client.lookup("/a")).entry.layout
+        assert layout is not None
+        block_id = write_block(tmp_path, DATA, 0)
+        assert client.blocks_here(layout, 1) == 1
+        (tmp_path / block_id[:2] / f"{block_id}.blk").unlink()
+        (tmp_path / block_id[:2]).rmdir()
+        assert client.blocks_here(layout, 1) == 0
+        write_block(tmp_path, DATA, 0)
+        assert client.blocks_here(layout, 1) == 1
+
+    local_cluster(tmp_path, body)
+
+
+def test_what_a_listing_told_is_held_for_who_cannot_wait() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        assert client.held("/a") is None
+        await client.list_page("/")
+        found = client.held("/a")
+        assert isinstance(found, LookupReply)
+        assert found.entry.size == len(DATA)
+        assert client.names_held > 0
+        with pytest.raises(NotFound):
+            await client.lookup("/none")
+        assert isinstance(client.held("/none"), NotFound)
+
+    with_client(body)
 
 
 def test_symlinks_other_lengths_and_non_files_are_never_opened(tmp_path: Path) -> None:

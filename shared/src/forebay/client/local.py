@@ -12,7 +12,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from forebay.contracts import Member
@@ -25,11 +25,19 @@ _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclass(frozen=True)
 class LocalDir:
-    """A tier directory on this host that a live worker owns; ``fd`` is the open directory."""
+    """A tier directory on this host that a live worker owns; ``fd`` is the open directory, ``subs`` are those below it
+    (at most 256, by the first two digits of the blocks' ids)."""
 
     fd: int
     member_id: str
     tier: TierName
+    subs: dict[str, int] = field(default_factory=dict, compare=False)
+
+    def close(self) -> None:
+        """Closes them."""
+        for fd in (*self.subs.values(), self.fd):
+            os.close(fd)
+        self.subs.clear()
 
 
 class LocalBlock:
@@ -124,8 +132,9 @@ class LocalDirs:
         """The whole block ``block_id`` if a directory here holds it (its home's is tried first), else ``None``."""
         if not self._dirs or len(self.open_blocks) >= self._blocks_max:
             return None
-        for owner in sorted(self._dirs, key=lambda d: d.member_id != home):
-            fd = _open_block(owner.fd, block_id, length)
+        dirs = self._dirs
+        for owner in dirs if len(dirs) == 1 else sorted(dirs, key=lambda d: d.member_id != home):
+            fd = _open_block(owner, block_id, length)
             if fd is not None:
                 block = LocalBlock(self, fd, block_id, length, owner)
                 self.open_blocks.add(block)
@@ -135,7 +144,7 @@ class LocalDirs:
     def has(self, block_id: str, length: int) -> bool:
         """Whether a directory here holds the whole block; it does not count as a read."""
         for owner in self._dirs:
-            fd = _open_block(owner.fd, block_id, length)
+            fd = _open_block(owner, block_id, length)
             if fd is not None:
                 os.close(fd)
                 return True
@@ -169,7 +178,7 @@ class LocalDirs:
 
 def _close_all(dirs: tuple[LocalDir, ...]) -> None:
     for d in dirs:
-        os.close(d.fd)
+        d.close()
 
 
 def _open_dir(path: Path) -> int | None:
@@ -192,27 +201,29 @@ def _read_nonce(dir_fd: int) -> str | None:
     return text if _NONCE.fullmatch(text) else None
 
 
-def _open_block(dir_fd: int, block_id: str, length: int) -> int | None:
+def _open_block(owner: LocalDir, block_id: str, length: int) -> int | None:
+    name, prefix = f"{block_id}.blk", block_id[:2]
+    sub = owner.subs.get(prefix)
+    if sub is not None:
+        fd = _open_regular(name, sub, length)
+        if fd is not None:
+            return fd
+        os.close(owner.subs.pop(prefix))  # it may have been removed and made anew
     try:
-        sub = os.open(block_id[:2], _DIR_FLAGS | os.O_NOFOLLOW, dir_fd=dir_fd)
+        sub = owner.subs[prefix] = os.open(prefix, _DIR_FLAGS | os.O_NOFOLLOW, dir_fd=owner.fd)
     except OSError:
         return None
-    try:
-        fd = _open_regular(f"{block_id}.blk", sub)
-    finally:
-        os.close(sub)
-    if fd is not None and os.fstat(fd).st_size != length:
-        os.close(fd)
-        return None
-    return fd
+    return _open_regular(name, sub, length)
 
 
-def _open_regular(name: str, dir_fd: int) -> int | None:
+def _open_regular(name: str, dir_fd: int, length: int | None = None) -> int | None:
+    """An open regular file, of this length if one is given."""
     try:
         fd = os.open(name, _FILE_FLAGS, dir_fd=dir_fd)
     except OSError:
         return None
-    if stat.S_ISREG(os.fstat(fd).st_mode):
+    found = os.fstat(fd)
+    if stat.S_ISREG(found.st_mode) and length in (None, found.st_size):
         return fd
     os.close(fd)
     return None

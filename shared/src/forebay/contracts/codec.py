@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TypeVar
 
 import msgspec
@@ -53,7 +52,7 @@ def decode(kind: type[R], data: bytes | bytearray | memoryview) -> R:
     """
     try:
         if len(data) > LONG:
-            return _decode_long(kind, data)
+            return msgspec.json.decode(data, type=kind)
         return msgspec.convert(orjson.loads(data), kind)
     except orjson.JSONDecodeError as e:
         raise InvalidRequest(f"the body is not JSON: {e}", record=kind.__name__) from e
@@ -61,15 +60,3 @@ def decode(kind: type[R], data: bytes | bytearray | memoryview) -> R:
         raise InvalidRequest(f"the body is no {kind.__name__}: {e}", record=kind.__name__) from e
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
         raise InvalidRequest(f"the body is not JSON: {e}", record=kind.__name__) from e
-
-
-def _decode_long(kind: type[R], data: bytes | bytearray | memoryview) -> R:
-    """As `decode`. Each check of a text against a pattern leaves a string in the interpreter's cache of methods (up to
-    4,096 of them, spread over all the memory that the records took), and none of that would go back to the system."""
-    try:
-        return msgspec.json.decode(data, type=kind)
-    finally:
-        _clear_method_cache()
-
-
-_clear_method_cache = getattr(sys, "_clear_internal_caches", None) or sys._clear_type_cache
