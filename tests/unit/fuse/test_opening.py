@@ -9,6 +9,7 @@ import pytest
 
 from forebay.errors import DeadlineExceeded, StaleVersion
 from forebay.testing import run
+from forebay_fuse.journal import InitRecord, InodeRecord, Kept, OpenRecord
 from forebay_fuse.passing import IMPATIENT_MAX_S, Patience
 from forebay_fuse.protocol import layout
 from forebay_fuse.protocol.layout import Op
@@ -233,3 +234,37 @@ def test_patience_grows_shorter_with_each_miss_and_returns_with_success() -> Non
     assert waits[:3] == [1.0, 2.0, 4.0]
     assert waits[-1] == IMPATIENT_MAX_S
     assert patience.met() == Patience()
+
+
+def test_a_successor_goes_on_with_what_passes_through_and_gives_it_back_in_the_end() -> None:
+    async def main() -> None:
+        client = FakeClient({"a": DATA})
+        client.whole.add("a")
+        async with Kernel(client) as kernel:
+            entry = (await client.lookup("/a")).entry
+            kernel.backings.files[7] = os.open("/dev/null", os.O_RDONLY)
+            opens = {fh: OpenRecord(5, "passthrough", 7) for fh in (3, 4)}
+            flags = int(layout.Init.PASSTHROUGH)
+            kept = Kept(
+                inodes={5: InodeRecord("/a", entry, "m", 2)},
+                opens=opens,
+                init=InitRecord(45, flags, 256, 64),
+                node_max=9,
+                fh_max=4,
+            )
+            kernel.gateway.restore(kept)
+            assert [block.is_open for block in client.opened] == [True]  # the worker goes on hearing of it
+            assert (await kernel.ask(Op.GETATTR, bytes(16), 5)).errno == 0
+            assert (await kernel.reply(kernel.read(3, 0, 4096))).body == DATA
+            # a further open shares the backing file, under numbers that were never used
+            reply = await kernel.ask(Op.OPEN, bytes(8), 5)
+            handle, found, backing_id = layout.OPEN_OUT.unpack_from(reply.body)
+            assert (handle, found, backing_id) == (5, PASS, 7)
+            for each in (3, 4, 5):
+                assert 7 in kernel.backings.files
+                await kernel.release(each)
+            assert 7 not in kernel.backings.files
+            client.files["b"] = DATA
+            assert await kernel.lookup("b") == 10
+
+    run(main())
