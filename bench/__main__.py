@@ -19,6 +19,7 @@ MODULES = {
     "first": ("bench.first_transport", "bench.first_gateway"),
     "gateway": ("bench.gateway_warm", "bench.gateway_small", "bench.gateway_names", "bench.gateway_killed"),
     "moving": ("bench.moving_fill", "bench.moving_transport", "bench.moving_balance", "bench.moving_faults"),
+    "hit_ratio": ("bench.hit_ratio",),
 }
 """Bench names and the modules with their figures, each as ``FIGURES: dict[str, Callable[[Options], Figure]]``."""
 

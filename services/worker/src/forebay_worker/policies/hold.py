@@ -31,9 +31,14 @@ TTL_S = 600.0
 PAUSE_FACTOR = 2.0
 """A dataset that once came back after a pause is expected for this many times as long."""
 
+PAUSE_MEMORY = 0.9
+"""What is left of the longest pause known after a shorter one."""
+
 WINNING = 0.55
-SILENT_WINNING = 0.4
 """A newcomer gets in if its kind wins more than this share of its bets."""
+
+SILENT_WINNING = 0.4
+"""The same against datasets that are silent: when in doubt, what is read now has the room."""
 
 DRAWS = 6
 """Residents drawn to find the least wanted one."""
@@ -60,15 +65,15 @@ SILENT = "silent"
 PRIORS = {SILENT: 0.5} | {
     f"{where}{more}": chance
     for where in ("same", "other")
-    for more, chance in zip(range(MORE_MAX + 1), (0.3, 0.3, 0.55, 0.65), strict=True)
+    for more, chance in zip(range(MORE_MAX + 1), (0.3, 0.3, 0.5, 0.6), strict=True)
 }
 """Share of newcomers that return first, before there is experience; the number is how many more reads they had."""
 
 
 @dataclass(slots=True)
 class _Dataset:
-    """``slots`` are its blocks here, in no order. ``pause_s``: the longest silence it came back from, forgotten by
-    half with each shorter one. In seconds of the caller's clock."""
+    """``slots`` are its blocks here, in no order. ``pause_s``: the longest silence it came back from, forgotten
+    little by little with shorter ones. In seconds of the caller's clock."""
 
     read_at_s: float
     slots: array[int] = field(default_factory=lambda: array("I"))
@@ -156,7 +161,7 @@ class Hold:
             dataset = self._datasets[number] = _Dataset(now_s)
         silence_s = now_s - dataset.read_at_s
         if silence_s > self.ttl_s:
-            dataset.pause_s = max(silence_s, dataset.pause_s / 2)
+            dataset.pause_s = max(silence_s, dataset.pause_s * PAUSE_MEMORY)
         dataset.read_at_s = now_s
         return dataset
 
