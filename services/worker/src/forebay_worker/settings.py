@@ -34,7 +34,6 @@ class WorkerSettings(MemberSettings):
     """What a worker can be told."""
 
     model_config = SettingsConfigDict(env_prefix="FOREBAY_WORKER_")
-    changing_endpoints = False
 
     tier_dirs: tuple[str, ...] = Field(
         (),

@@ -9,7 +9,7 @@ copies pile up.
 |---|---|
 | ``deterministic-hash`` | one that may hold the block |
 | ``local-first`` | the worker of this host |
-| ``local-first-avoid-eviction`` | the same, while more than ``reserved_bytes`` of its tiers are free |
+| ``local-first-avoid-eviction`` | the same, while more than ``reserved_bytes`` of its tiers are free; it keeps copies |
 | ``round-robin`` | each worker in turn, a block at a time |
 | ``most-available`` | the worker with the most free bytes |
 

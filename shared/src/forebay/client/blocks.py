@@ -329,6 +329,8 @@ class BlockSource:
             headers[COPY_HEADER] = "spare"
         if self._options.read_type != "CACHE":
             headers[READ_TYPE_HEADER] = self._options.read_type
+        if self._options.location_policy == "local-first-avoid-eviction" and not step.hop:
+            headers[COPY_HEADER] = "spare"
         return headers
 
     async def _timed(
