@@ -416,7 +416,7 @@ def test_when_the_home_is_away_the_entry_worker_fills_itself(tmp_path: Path) -> 
 def test_a_body_that_cannot_be_finished_is_cut_off_and_never_padded(tmp_path: Path) -> None:
     async def main() -> None:
         async with cluster(tmp_path) as c:
-            worker = await c.add("w1", fill_streams=1)
+            worker = await c.add("w1", fill_streams=1, fill_tuning=False)
             data = content(16 * MIB)
             file = File.write(c.mount, "a", data)
             await c.get(worker, file.path(), {"range": "bytes=0-9"})

@@ -59,7 +59,7 @@ def lake(s3_server: S3Server, zookeeper: ZooKeeperServer) -> Iterator[Lake]:
     objects = dataset()
     bucket = fill_bucket(s3_server, objects)
     registry = f"zookeeper://{zookeeper.address}/e2e-{secrets.token_hex(4)}"
-    extra = {"worker": ("--fill-request-extents", "1")}
+    extra = {"worker": ("--fill-request-extents", "1", "--no-fill-tuning")}
     with s3_cluster(s3_server, bucket, registry=registry, extra=extra, short_circuit=False) as cluster:
         yield Lake(s3_server, bucket, objects, cluster)
 

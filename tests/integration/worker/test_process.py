@@ -62,7 +62,7 @@ def test_killed_in_mid_fill_nothing_torn_is_served_after_the_restart(tmp_path: P
             async with cluster(tmp_path, block_size=64 * MIB) as c:
                 data = content(64 * MIB)
                 file = File.write(c.mount, "a", data)
-                given = flags(c, f"MEM:{mem}:128MiB", "--fill-streams", "1")
+                given = flags(c, f"MEM:{mem}:128MiB", "--fill-streams", "1", "--no-fill-tuning")
                 async with process(*given) as worker:
                     await ready(worker)
                     assert await read(c, worker.address, file, 0, 9 * MIB) == data[: 9 * MIB]

@@ -38,13 +38,16 @@ from forebay.ufs import AllowedRoots
 from forebay_worker import gauges
 from forebay_worker.access import Gate
 from forebay_worker.admin import AdminRoutes
+from forebay_worker.budget import Budget, Rates
 from forebay_worker.directory import Manner, TierDirectory, TierSpec
 from forebay_worker.entrance import Entrance
 from forebay_worker.files import IoThreads
 from forebay_worker.fill import Filler
+from forebay_worker.goodput import Bounds, Plan
 from forebay_worker.handlers import BlockRoutes, HandlerOptions
 from forebay_worker.index import State, StoreIndex
 from forebay_worker.keeping import Keeping
+from forebay_worker.lanes import Lanes
 from forebay_worker.mount_watch import MountWatch, UfsPool
 from forebay_worker.mounts import MountBook
 from forebay_worker.moves import Mover
@@ -170,10 +173,18 @@ class Worker:
             self.metrics,
             files_max=files_within_limit(settings.files_max),
         )
-        self.queue = FillQueue(streams_max=settings.fill_streams)
-        self.filler = Filler(
-            self.store, self.queue, self.spawner, self.metrics, run_extents_max=settings.fill_request_extents
+        self.queue = FillQueue(streams_max=max(settings.fill_streams, settings.fill_streams_max))
+        bounds = Bounds(
+            Plan(settings.fill_streams, settings.fill_request_extents),
+            streams_max=settings.fill_streams_max,
+            run_extents_max=settings.fill_request_extents_max,
         )
+        self.lanes = Lanes(self.queue, self.metrics, bounds, tunes=settings.fill_tuning)
+        self.budget = Budget(
+            Rates(settings.ufs_requests_per_s, settings.ufs_bytes_per_s),
+            Rates(settings.mount_requests_per_s, settings.mount_bytes_per_s),
+        )
+        self.filler = Filler(self.store, self.queue, self.spawner, self.metrics, lanes=self.lanes)
         self.mover = Mover(self.store, self.spawner, self.metrics)
         self.scrubber = Scrubber(self.store, self.metrics, rate=settings.scrub_rate, pause_s=settings.scrub_pause_s)
         self.reads = Reads(self.store, self.filler, self.metrics, passive=settings.passive_cache, mover=self.mover)
@@ -190,7 +201,7 @@ class Worker:
         )
         self.routes = BlockRoutes(
             entrance,
-            Origins(self.pool, self.homes, self.client),
+            Origins(self.pool, self.homes, self.client, self.budget),
             self.reads,
             self.index,
             self.metrics,
@@ -233,6 +244,16 @@ class Worker:
         metrics = self.telemetry.metrics
         metrics.observed("forebay_worker_in_flight", "Block reads being answered", lambda: self.routes.in_flight)
         metrics.observed("forebay_worker_fills_in_flight", "Requests to fill sources", lambda: self.queue.in_flight)
+        per_source = ("source",)
+        metrics.observed_by(
+            "forebay_worker_fill_streams", "Requests that a source gets at once", per_source, self.lanes.streams
+        )
+        metrics.observed_by(
+            "forebay_worker_fill_request_extents", "Extents of a request", per_source, self.lanes.request_extents
+        )
+        metrics.observed_by(
+            "forebay_worker_fill_goodput_bytes_per_second", "Measured by tuning", per_source, self.lanes.goodputs
+        )
         metrics.observed("forebay_worker_fillings", "Blocks being filled or half filled", lambda: len(self.filler))
         for state in State:
             name = f"forebay_worker_blocks_{state.value}"

@@ -20,7 +20,9 @@ from forebay.errors import ForebayError, InternalError, NotFound, StaleVersion
 from forebay.runtime import logs
 from forebay_worker.access import Asked
 from forebay_worker.files import BlockFile, TierFailed
+from forebay_worker.goodput import Bounds, Plan
 from forebay_worker.index import Block, State
+from forebay_worker.lanes import Lanes
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.queue import FillQueue, Run
 from forebay_worker.sources import BlockSource, closing
@@ -34,7 +36,7 @@ SUM_BYTES = 128 << 10
 
 ATTEMPTS_MAX = 3
 BACKOFF_S = 0.1
-"""Tries of one run while the source says that trying again may help; the wait doubles."""
+"""Tries of one run while the source says that trying again may help; the wait doubles, give or take a half."""
 
 
 class Abandoned(ForebayError):
@@ -80,7 +82,8 @@ class Filling:
 
 
 class Filler:
-    """All fills of one worker. ``run_extents_max`` holds for atomic sources; others are read extent by extent."""
+    """All fills of one worker. ``lanes`` tune the sources; without them all have the queue's streams and
+    ``run_extents_max``. Sources that are not atomic are read extent by extent."""
 
     def __init__(
         self,
@@ -90,8 +93,11 @@ class Filler:
         metrics: WorkerMetrics,
         *,
         run_extents_max: int = 1,
+        lanes: Lanes | None = None,
     ) -> None:
-        self._run_extents_max = run_extents_max
+        fixed = Plan(queue.streams_max, run_extents_max)
+        bounds = Bounds(fixed, streams_max=fixed.streams, run_extents_max=fixed.run_extents)
+        self._lanes = lanes or Lanes(queue, metrics, bounds, tunes=False)
         self._store = store
         self._queue = queue
         self._spawner = spawner
@@ -193,8 +199,9 @@ class Filler:
     def _start(self, block: Block, file_size: int, source: BlockSource) -> None:
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         filling = self._fillings[block.block_id] = Filling(block, file_size, source, opened)
-        count = self._run_extents_max if source.is_atomic else 1
-        self._queue.open(block.block_id, block.extents, run_extents_max=count)
+        self._lanes.enter(source.lane)
+        count = block.extents.geometry.count if source.is_atomic else 1
+        self._queue.open(block.block_id, block.extents, run_extents_max=count, lane=source.lane)
         block.busy += 1
         self._spawner.spawn("open_block", self._open(filling))
 
@@ -251,12 +258,16 @@ class Filler:
             except ForebayError as e:
                 if not e.retryable or attempt == ATTEMPTS_MAX - 1 or filling.error is not None:
                     raise
-                await asyncio.sleep(BACKOFF_S * 2**attempt)
+                self._lanes.throttled(run.lane)
+                await asyncio.sleep(BACKOFF_S * 2**attempt * self._lanes.jitter())
 
-    async def write(self, file: BlockFile, piece: Held, source: str) -> int:
+    async def write(self, file: BlockFile, piece: Held, source: str, lane: str) -> int:
         """Writes bytes of one extent; returns its sum so far."""
         crc = await self._store.threads.run(_write_and_sum, file, piece)
-        self._metrics.filled.add(sum(map(len, piece.pieces)), source)
+        size = sum(map(len, piece.pieces))
+        self._metrics.filled.add(size, source)
+        if self._lanes.came(lane, size):
+            self._pump()
         return crc
 
     def landed(self, filling: Filling, run: Run, extent: int) -> None:
@@ -375,7 +386,7 @@ class _Sink:
         held = Held(self._held, self._held_from, self._crc, ended)
         self._held, self._held_from = [], self.position
         file = await self._filler.opened(self._filling)
-        self._crc = await self._filler.write(file, held, source)
+        self._crc = await self._filler.write(file, held, source, self._run.lane)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ class WorkerMetrics:
         )
         self.filled = metrics.counter("forebay_worker_filled_bytes_total", "Bytes written into tiers", ("source",))
         self.fill_runs = metrics.counter("forebay_worker_fill_runs_total", "Requests to fill sources", ("outcome",))
+        self.fill_decisions = metrics.counter(
+            "forebay_worker_fill_decisions_total", "What tuning decided, by source", ("source", "reason")
+        )
         self.joins = metrics.counter(
             "forebay_worker_fill_joins_total", "Extents that a read found already on their way (single-flight)"
         )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from forebay.contracts import Member
 from forebay.contracts.blocks import ByteRange, block_path
 from forebay_worker.access import Asked
+from forebay_worker.budget import Budget
 from forebay_worker.mount_watch import UfsPool
 from forebay_worker.peers import BUFFERS_MAX, BlockClient, PeerCall, PeerSource
 from forebay_worker.routing import Homes, ReadOptions, SecondReads, Upstream
@@ -31,10 +33,11 @@ class Origin:
 class Origins:
     """Sources of blocks. Nothing is opened before it is read."""
 
-    def __init__(self, pool: UfsPool, homes: Homes, client: BlockClient) -> None:
+    def __init__(self, pool: UfsPool, homes: Homes, client: BlockClient, budget: Budget | None = None) -> None:
         self._pool = pool
         self._homes = homes
         self._client = client
+        self._budget = budget
         self._second_reads = SecondReads()
         self._buffers = asyncio.Semaphore(BUFFERS_MAX)
 
@@ -65,6 +68,8 @@ class Origins:
             target.fingerprint,
             asked.offset,
             is_atomic=asked.mounted.uri.scheme == "s3",  # one GET is answered from one object
+            lane=f"ufs:{target.mount_id}",
+            admit=partial(self._budget.admit, target.mount_id) if self._budget is not None else None,
         )
 
     def _peers(

@@ -148,6 +148,13 @@ class PeerSource:
         return self._name
 
     @property
+    def lane(self) -> str:
+        """See ``BlockSource``: the peer that is read through, or what lies behind those that are only probed."""
+        if self._calls and not self._calls[0].only_if_cached:
+            return f"peer:{self._calls[0].member_id}"
+        return self._behind.lane
+
+    @property
     def is_atomic(self) -> bool:
         """A peer has checked what it sends; the under store behind it may be of another kind."""
         return self._behind.is_atomic

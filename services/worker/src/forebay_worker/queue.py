@@ -2,7 +2,8 @@
 
 All blocks being filled share one queue, and every stream takes its next run from it, so a faster stream takes more.
 An extent is in flight at most once (single-flight); a reader that goes away withdraws only its own wish. Blocks take
-turns: one run each, so a large block does not starve the others.
+turns: one run each, so a large block does not starve the others. Each source is a lane with streams of its own, and the
+lanes take turns as well, so a slow source does not hold up the others.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ class Run:
     block_id: str
     first: int
     count: int
+    lane: str = ""
 
     @property
     def extents(self) -> range:
@@ -28,10 +30,28 @@ class Run:
 
 
 @dataclass
+class _Lane:
+    """Blocks of one source: those that readers wait for, those to be completed; what runs, and what may."""
+
+    name: str
+    streams: int
+    run_extents_max: int
+    demand: dict[str, None] = field(default_factory=dict)
+    rest: dict[str, None] = field(default_factory=dict)
+    in_flight: int = 0
+    blocks: int = 0
+
+    @property
+    def is_free(self) -> bool:
+        return self.in_flight < self.streams
+
+
+@dataclass
 class _Plan:
     """Wishes for one block. ``wanted`` holds the waiting readers by extent, in order of arrival."""
 
     extents: ExtentSet
+    lane: _Lane
     run_extents_max: int
     wanted: dict[int, set[int]] = field(default_factory=dict)
     in_flight: set[int] = field(default_factory=set)
@@ -66,20 +86,39 @@ class FillQueue:
     2. No wish is without a reader.
     3. At most ``streams_max`` runs are in flight; no extent is in two of them; a block's in-flight extents are those
        of its runs that have not landed.
-    4. The demand turn holds exactly the blocks with an open wanted extent, the rest turn those that complete and have
-       an open extent.
+    4. A lane's demand turn holds exactly its blocks with an open wanted extent, the rest turn those that complete and
+       have an open extent.
+    5. A lane knows how many of the runs and blocks are its own.
     """
 
     def __init__(self, *, streams_max: int) -> None:
         self.streams_max = streams_max
         self._plans: dict[str, _Plan] = {}
-        self._demand: dict[str, None] = {}
-        self._rest: dict[str, None] = {}
+        self._lanes: dict[str, _Lane] = {}
         self._runs: set[Run] = set()
 
-    def open(self, block_id: str, extents: ExtentSet, *, run_extents_max: int = 1) -> None:
-        """A block enters; ``extents`` is its live set of present extents, ``run_extents_max`` what one run may have."""
-        self._plans[block_id] = _Plan(extents, run_extents_max)
+    def set_lane(self, lane: str, *, streams: int, run_extents_max: int) -> None:
+        """How many requests a source gets at the same time, and how long. Runs in flight stay as they are."""
+        found = self._lanes.setdefault(lane, _Lane(lane, streams, run_extents_max))
+        found.streams, found.run_extents_max = streams, run_extents_max
+
+    def drop_lane(self, lane: str) -> bool:
+        """Forgets a source that nothing is filled from; whether it is forgotten."""
+        found = self._lanes.get(lane)
+        if found is not None and not found.blocks and not found.in_flight:
+            del self._lanes[lane]
+        return lane not in self._lanes
+
+    def is_saturated(self, lane: str) -> bool:
+        """Whether all streams of a source have work."""
+        return not self._lanes[lane].is_free or len(self._runs) >= self.streams_max
+
+    def open(self, block_id: str, extents: ExtentSet, *, run_extents_max: int = 1, lane: str = "") -> None:
+        """A block enters; ``extents`` is its live set of present extents, ``run_extents_max`` what one run may have at
+        most, whatever its lane has."""
+        found = self._lanes.setdefault(lane, _Lane(lane, self.streams_max, run_extents_max))
+        found.blocks += 1
+        self._plans[block_id] = _Plan(extents, found, run_extents_max)
 
     def want(self, block_id: str, reader: int, extents: Iterable[int]) -> int:
         """A reader waits for these extents; returns how many of them somebody else is already waiting for or
@@ -128,15 +167,19 @@ class FillQueue:
         """The next run for a free stream, now in flight; ``None`` if all streams are taken or nothing is open."""
         if len(self._runs) >= self.streams_max:
             return None
-        if self._demand:
-            return self._take(next(iter(self._demand)), self._demand, wanted=True)
-        if self._rest:
-            return self._take(next(iter(self._rest)), self._rest, wanted=False)
+        free = [lane for lane in self._lanes.values() if lane.is_free and (lane.demand or lane.rest)]
+        for lane in free:
+            if lane.demand:
+                return self._take(lane, next(iter(lane.demand)), lane.demand, wanted=True)
+        for lane in free:
+            return self._take(lane, next(iter(lane.rest)), lane.rest, wanted=False)
         return None
 
     def ended(self, run: Run) -> None:
         """A run ended: its extents are present now, or they are open again for those who still want them."""
-        self._runs.discard(run)
+        if run in self._runs:
+            self._runs.discard(run)
+            self._lanes[run.lane].in_flight -= 1
         plan = self._plans.get(run.block_id)
         if plan is not None:
             plan.in_flight.difference_update(run.extents)
@@ -151,9 +194,11 @@ class FillQueue:
 
     def close(self, block_id: str) -> None:
         """The block is complete or given up; runs still in flight end by themselves."""
-        self._plans.pop(block_id, None)
-        self._demand.pop(block_id, None)
-        self._rest.pop(block_id, None)
+        plan = self._plans.pop(block_id, None)
+        if plan is not None:
+            plan.lane.blocks -= 1
+            plan.lane.demand.pop(block_id, None)
+            plan.lane.rest.pop(block_id, None)
 
     @property
     def in_flight(self) -> int:
@@ -163,26 +208,28 @@ class FillQueue:
     @property
     def waiting(self) -> int:
         """Blocks of which somebody waits for an extent that no stream fetches yet."""
-        return len(self._demand)
+        return sum(len(lane.demand) for lane in self._lanes.values())
 
     def is_idle(self, block_id: str) -> bool:
         """Whether nobody waits for this block and nothing of it is in flight or about to be."""
         plan = self._plans.get(block_id)
-        return plan is None or not (plan.wanted or plan.in_flight or block_id in self._rest)
+        return plan is None or not (plan.wanted or plan.in_flight or block_id in plan.lane.rest)
 
-    def _take(self, block_id: str, turn: dict[str, None], *, wanted: bool) -> Run:
+    def _take(self, lane: _Lane, block_id: str, turn: dict[str, None], *, wanted: bool) -> Run:
         plan = self._plans[block_id]
         first = plan.next_wanted() if wanted else plan.next_rest()
         if first is None:
             raise AssertionError(f"invariant 4 is broken for {block_id}")
-        free = self.streams_max - len(self._runs)
+        free = min(lane.streams - lane.in_flight, self.streams_max - len(self._runs))
+        most = min(plan.run_extents_max, lane.run_extents_max)
         length = 1
-        while length < plan.run_extents_max * free and self._extends(plan, first + length, wanted=wanted):
+        while length < most * free and self._extends(plan, first + length, wanted=wanted):
             length += 1
-        count = run_length(length, free, plan.run_extents_max)
-        run = Run(block_id, first, count)
+        run = Run(block_id, first, run_length(length, free, most), lane.name)
         plan.in_flight.update(run.extents)
         self._runs.add(run)
+        lane.in_flight += 1
+        self._lanes[lane.name] = self._lanes.pop(lane.name)  # the other lanes come first now
         turn.pop(block_id)
         self._requeue(block_id, plan)
         return run
@@ -192,8 +239,8 @@ class FillQueue:
         return extent < plan.extents.geometry.count and plan.is_open(extent) and (not wanted or extent in plan.wanted)
 
     def _requeue(self, block_id: str, plan: _Plan) -> None:
-        _keep(self._demand, block_id, there=plan.next_wanted() is not None)
-        _keep(self._rest, block_id, there=plan.completes and plan.next_rest() is not None)
+        _keep(plan.lane.demand, block_id, there=plan.next_wanted() is not None)
+        _keep(plan.lane.rest, block_id, there=plan.completes and plan.next_rest() is not None)
 
     def validate(self) -> None:
         """Raises ``AssertionError`` naming the invariant that is broken."""
@@ -206,9 +253,12 @@ class FillQueue:
             _check(all(plan.wanted.values()), 2)
             mine = [extent for extent in flying.get(block_id, []) if extent not in plan.extents]
             _check(len(mine) == len(set(mine)) and set(mine) >= plan.in_flight, 3)
-            _check((block_id in self._demand) == (plan.next_wanted() is not None), 4)
-            _check((block_id in self._rest) == (plan.completes and plan.next_rest() is not None), 4)
-        _check(set(self._demand) | set(self._rest) <= set(self._plans), 4)
+            _check((block_id in plan.lane.demand) == (plan.next_wanted() is not None), 4)
+            _check((block_id in plan.lane.rest) == (plan.completes and plan.next_rest() is not None), 4)
+        for name, lane in self._lanes.items():
+            _check(set(lane.demand) | set(lane.rest) <= set(self._plans), 4)
+            _check(lane.in_flight == sum(run.lane == name for run in self._runs), 5)
+            _check(lane.blocks == sum(plan.lane is lane for plan in self._plans.values()), 5)
 
 
 def _keep(turn: dict[str, None], block_id: str, *, there: bool) -> None:

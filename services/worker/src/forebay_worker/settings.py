@@ -51,10 +51,19 @@ class WorkerSettings(MemberSettings):
     idle_ttl_s: float = Field(
         600.0, gt=0, le=1e9, description="how long a dataset may be unread before hold gives it up"
     )
-    fill_streams: int = Field(8, ge=1, le=256, description="requests to fill sources at the same time")
-    fill_request_extents: int = Field(
-        4, ge=1, le=64, description="neighbouring extents (4 MiB) in one such request at most; fewer while streams idle"
+    fill_streams: int = Field(
+        8, ge=1, le=256, description="requests to one source at the same time, to begin with"
     )
+    fill_request_extents: int = Field(
+        4, ge=1, le=64, description="neighbouring extents (4 MiB) in one such request at most, to begin with"
+    )
+    fill_tuning: bool = Field(True, description="tune both for each source by measured goodput")
+    fill_streams_max: int = Field(64, ge=1, le=256, description="requests to all fill sources at the same time at most")
+    fill_request_extents_max: int = Field(16, ge=1, le=64, description="extents in one request at most")
+    ufs_requests_per_s: float = Field(0, ge=0, description="data requests to under stores; 0: no limit")
+    ufs_bytes_per_s: Size = Field(0, ge=0, description="bytes from under stores a second; 0: no limit")
+    mount_requests_per_s: float = Field(0, ge=0, description="data requests for each mount; 0: no limit")
+    mount_bytes_per_s: Size = Field(0, ge=0, description="bytes for each mount a second; 0: no limit")
     scrub_rate: Size = Field(16 << 20, ge=0, description="bytes a second that the scrubber reads; 0 is off")
     scrub_pause_s: float = Field(3600.0, ge=1, description="pause between two passes of the scrubber")
     io_threads: int = Field(4, ge=1, le=64, description="threads for file systems")

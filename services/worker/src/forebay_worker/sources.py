@@ -25,6 +25,10 @@ class BlockSource(Protocol):
         """``ufs`` or ``peer``."""
 
     @property
+    def lane(self) -> str:
+        """Whose streams a fill from here takes: what is tuned as one."""
+
+    @property
     def is_atomic(self) -> bool:
         """Whether all bytes of one read are of one version as soon as they come. If not, only the end of a read tells
         so (a file may change under the reader), and each extent needs a read of its own before it counts."""
@@ -44,7 +48,8 @@ class BlockSource(Protocol):
 @dataclass(frozen=True)
 class UfsSource:
     """One block of a file in the under store. Size and fingerprint are what a client claimed: both are compared.
-    ``opened`` gives the mount's under store, opened when it is first needed."""
+    ``opened`` gives the mount's under store, opened when it is first needed; ``admit`` waits until a request for so
+    many bytes may go out."""
 
     opened: Callable[[], Awaitable[Ufs]]
     key: str
@@ -52,6 +57,8 @@ class UfsSource:
     fingerprint: str
     offset: int
     is_atomic: bool = False
+    lane: str = "ufs"
+    admit: Callable[[int], Awaitable[None]] | None = None
 
     @property
     def name(self) -> SourceName:
@@ -68,6 +75,8 @@ class UfsSource:
         """See ``BlockSource``."""
         first = self.offset + start
         ufs = await self.opened()
+        if self.admit is not None:
+            await self.admit(length)
         pieces = ufs.lend(self.key, first, length, fingerprint=self.fingerprint, size=self.size)
         try:
             async with closing(pieces) as body:
