@@ -584,6 +584,29 @@ def test_a_folder_of_blocks_that_was_made_anew_is_found_again(tmp_path: Path) ->
     local_cluster(tmp_path, body)
 
 
+def test_readahead_that_is_on_its_way_is_given_without_a_copy_when_it_has_come() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await client.open("/a")
+        assert await reader.arrived(2 * BLOCK, 100) is None  # not in sequence: nothing is on its way
+        await reader.close()
+        reader = await client.open("/a")
+        for offset in range(0, len(DATA), SEGMENT // 2):
+            length = min(SEGMENT // 2, len(DATA) - offset)
+            views = await reader.arrived(offset, length)
+            found = b"".join(views) if views is not None else await reader.read(offset, length)
+            assert found == DATA[offset : offset + length], offset
+        # a wait that is cut short leaves nothing held
+        await reader.close()
+        reader = await client.open("/a")
+        task = asyncio.ensure_future(reader.arrived(0, 100))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await reader.close()
+
+    with_client(body)
+
+
 def test_what_a_listing_told_is_held_for_who_cannot_wait() -> None:
     async def body(cluster: FakeCluster, client: Client) -> None:
         assert client.held("/a") is None

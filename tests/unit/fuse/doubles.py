@@ -78,7 +78,7 @@ class FakeReader:
         self.gate.set()
         self.error: Exception | None = None
         self.short = 0
-        self.ahead = False
+        self.ahead = self.coming = False
         self.on_read: Callable[[], None] = lambda: None
         self.is_closed = False
 
@@ -98,6 +98,13 @@ class FakeReader:
             return None
         view = memoryview(self.data)[offset : offset + length]
         return [view[: length // 2], view[length // 2 :]]
+
+    async def arrived(self, offset: int, length: int) -> list[memoryview] | None:
+        """The bytes behind the gate, if they are said to be on their way."""
+        if not self.coming:
+            return None
+        await self.gate.wait()
+        return [memoryview(self.data)[offset : offset + length]]
 
     def local_block(self, index: int) -> FakeBlock | None:
         """A real file with the block's bytes."""

@@ -70,6 +70,24 @@ def test_bytes_that_readahead_holds_are_answered_at_once() -> None:
     run(main())
 
 
+def test_bytes_that_are_on_their_way_are_waited_for_and_need_no_reply_buffer() -> None:
+    async def main() -> None:
+        async with Kernel(FakeClient({"a": DATA})) as kernel:
+            handle = await kernel.open("a")
+            reader = kernel.client.readers[0]
+            reader.coming = True
+            reader.gate.clear()
+            unique = kernel.read(handle, 5, 1001)
+            await asyncio.sleep(0)
+            assert unique not in kernel.sink.replies
+            assert kernel.metric("forebay_fuse_buffers") == 0
+            reader.gate.set()
+            assert (await kernel.reply(unique)).body == DATA[5:1006]
+            assert kernel.metric('forebay_fuse_read_bytes_total{source="readahead"}') == 1001
+
+    run(main())
+
+
 @pytest.mark.parametrize("op", sorted(layout.WRITING))
 def test_every_writing_request_is_erofs(op: Op) -> None:
     async def main() -> None:

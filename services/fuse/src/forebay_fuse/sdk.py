@@ -50,6 +50,9 @@ class Reader(Protocol):
     def peek(self, offset: int, length: int) -> list[memoryview] | None:
         """The bytes if they are in memory already; good until the next await."""
 
+    async def arrived(self, offset: int, length: int) -> list[memoryview] | None:
+        """As ``peek``, once what is on its way has come; ``None`` if nothing is, or it failed."""
+
     def local_block(self, index: int) -> Block | None:
         """The whole block as a file of this host, if it is here."""
 

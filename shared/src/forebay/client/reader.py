@@ -107,6 +107,35 @@ class Reader:
             self._follow(offset, length)
         return views
 
+    async def arrived(self, offset: int, length: int) -> list[memoryview] | None:
+        """As ``peek``, once the readahead of the range has come: no copy into a buffer of the caller's. ``None`` at
+        once where none is on its way, and later where it failed: then ``read_into`` does better, or says what is wrong.
+
+        Raises:
+            StaleVersion: as ``read_into``.
+        """
+        length = self._admit(offset, length)
+        if length:
+            self._follow(offset, length)
+        waiting: list[tuple[Segment, Piece]] = []
+        for number, part in self._parts_of(offset, length):
+            segment = self._wanted.get(number)
+            if segment is None or (segment.ended and not segment.ready):
+                return None
+            waiting.append((segment, part))
+        for segment, _ in waiting:
+            segment.holders += 1
+        try:
+            tasks = [segment.task for segment, _ in waiting if not segment.ended and segment.task is not None]
+            if tasks:
+                await asyncio.wait(tasks, timeout=self._parts.options.read_deadline_s)
+            if not all(segment.ready for segment, _ in waiting):
+                return None
+            return [segment.view[part.offset : part.offset + part.length] for segment, part in waiting]
+        finally:
+            for segment, _ in waiting:
+                self._parts.segments.release(segment)
+
     def local_block(self, index: int) -> LocalBlock | None:
         """The whole block ``index`` as an open file on this host, if it is here. Use it before the next await."""
         self._check()

@@ -28,7 +28,6 @@ ACCESS_IN = Struct("<II")
 XATTR_IN = Struct("<II")  # size padding, then the name (GETXATTR)
 XATTR_OUT = Struct("<II")  # size padding
 NOTIFY_ENTRY = Struct("<QII")  # parent namelen flags
-NOTIFY_INODE = Struct("<Qqq")  # nodeid offset length
 BACKING_MAP = Struct("<iIQ")  # fd flags padding
 BACKING_ID = Struct("<I")
 
@@ -142,7 +141,6 @@ class Open(IntFlag):
     PASSTHROUGH = 128
 
 
-NOTIFY_INVAL_INODE = 2
 NOTIFY_INVAL_ENTRY = 3
 
 IOC_BACKING_OPEN, IOC_BACKING_CLOSE = 0x4010E501, 0x4004E502

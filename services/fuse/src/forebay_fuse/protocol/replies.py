@@ -158,9 +158,3 @@ def invalidate_entry(parent: int, name: bytes) -> bytes:
     """A notification: forget the name ``name`` in ``parent``."""
     body = l.NOTIFY_ENTRY.pack(parent, len(name), 0) + name + b"\0"
     return l.OUT_HEADER.pack(l.OUT_HEADER.size + len(body), l.NOTIFY_INVAL_ENTRY, 0) + body
-
-
-def invalidate_inode(node_id: int) -> bytes:
-    """A notification: forget the attributes of an inode; its pages stay, for they belong to its version."""
-    body = l.NOTIFY_INODE.pack(node_id, -1, 0)
-    return l.OUT_HEADER.pack(l.OUT_HEADER.size + len(body), l.NOTIFY_INVAL_INODE, 0) + body
