@@ -11,15 +11,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from forebay.testing.cluster import Cluster, eventually
+from tests.crash import acts
 from tests.crash.kit import TIMEOUT_S, Kept, children_of, is_mounted, kept, result_of, start_reader
 
-pytestmark = [pytest.mark.slow, pytest.mark.fuse]
+pytestmark = [pytest.mark.slow, pytest.mark.fuse, pytest.mark.timeout(300)]
 MIB = 1 << 20
 BLOCK_BYTES = 4 * MIB
 FLAGS = {"master": ("--block-size", str(BLOCK_BYTES))}
@@ -51,11 +52,6 @@ def cluster(folder: Path) -> Iterator[Cluster]:
 def expected(folder: Path) -> dict[str, str]:
     """SHA-256 of the source's files."""
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir()) if p.is_file()}
-
-
-def drop_names() -> None:
-    """The kernel forgets the names and inodes that nobody uses."""
-    Path("/proc/sys/vm/drop_caches").write_text("2")
 
 
 def kill(found: Kept, number: int) -> None:
@@ -112,37 +108,9 @@ def test_the_guard_may_be_killed_as_well(folder: Path) -> None:
 # -- at named points
 
 
-def look_up(mount: Path) -> object:
-    """A name that the kernel does not know yet."""
-    return (mount / "file-1").stat().st_size
-
-
-def read_file(mount: Path) -> object:
-    """Open, read, close."""
-    return hashlib.sha256((mount / "file-2").read_bytes()).hexdigest()
-
-
-def list_names(mount: Path) -> object:
-    """Many names, with their attributes."""
-    return sorted(p.name for p in (mount / "many").iterdir())
-
-
-def forget(mount: Path) -> object:
-    """The kernel gives back what was listed."""
-    names = list_names(mount)
-    drop_names()
-    return names
-
-
-ACTS: dict[str, Callable[[Path], object]] = {
-    "LOOKUP": look_up, "OPEN": read_file, "READ": read_file, "RELEASE": read_file, "READDIRPLUS": list_names,
-    "OPENDIR": list_names, "GETATTR": look_up, "BATCH_FORGET": forget,
-}  # fmt: skip
-
-
 @pytest.mark.parametrize("resend", ["--resend", "--no-resend"])
 @pytest.mark.parametrize("point", ["came", "written", "answered"])
-@pytest.mark.parametrize("op", list(ACTS))
+@pytest.mark.parametrize("op", list(acts.ACTS))
 def test_a_gateway_that_dies_at_any_point_of_a_request_costs_nothing(
     folder: Path, cluster: Cluster, tmp_path: Path, op: str, point: str, resend: str
 ) -> None:
@@ -153,30 +121,23 @@ def test_a_gateway_that_dies_at_any_point_of_a_request_costs_nothing(
         doomed = found.start_gateway(program=mortal)
         found.wait_ready()
         mark.touch()
-        program = subprocess.Popen([sys.executable, "-c", PROGRAM, op, str(found.mount)], stdout=subprocess.PIPE)
-        eventually(lambda: found.processes[doomed].poll() == -signal.SIGKILL, what="its end", timeout_s=20)
+        command = [sys.executable, "-S", acts.__file__, op, str(found.mount)]
+        program = subprocess.Popen(command, stdout=subprocess.PIPE)
+        eventually(lambda: found.processes[doomed].poll() == -signal.SIGKILL, what="its end", timeout_s=TIMEOUT_S)
         # when another takes over
         found.start_gateway()
         found.wait_ready(2)
         said, _ = program.communicate(timeout=TIMEOUT_S)
         # then the program never knew
-        assert said.decode() == str(ACTS[op](folder))
+        assert said.decode() == str(acts.ACTS[op](folder))
         # and the kernel and the gateway agree on what is looked up: all of it can be given back
-        assert list_names(found.mount) == list_names(folder)
-        eventually(lambda: forgotten(found), what="the kernel to give everything back", timeout_s=20)
-
-
-PROGRAM = """
-import sys
-from pathlib import Path
-from tests.crash.test_gateway import ACTS
-sys.stdout.write(str(ACTS[sys.argv[1]](Path(sys.argv[2]))))
-"""
+        assert acts.list_names(found.mount) == acts.list_names(folder)
+        eventually(lambda: forgotten(found), what="the kernel to give everything back", timeout_s=TIMEOUT_S)
 
 
 def forgotten(found: Kept) -> bool:
     """Whether only the root is left, and nothing is open."""
-    drop_names()
+    acts.drop_names()
     metrics = found.metrics()
     return metrics["forebay_fuse_inodes"] == 1 and metrics["forebay_fuse_handles"] == 0
 
@@ -190,7 +151,7 @@ def test_an_open_directory_goes_on_where_it_was(folder: Path, cluster: Cluster, 
             kill(found, first)
             found.start_gateway()
             names += [entry.name for entry in entries]
-        assert sorted(names) == list_names(folder)
+        assert sorted(names) == acts.list_names(folder)
 
 
 # -- upgrades

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.contracts import Entry, Layout
+from forebay.contracts.packed import pack_entry
 from forebay_fuse import logbook
 from forebay_fuse.journal import InitRecord, InodeRecord, OpenRecord, SessionRecord
 from forebay_fuse.logbook import LogEntry
@@ -20,23 +21,22 @@ HEX = st.binary(min_size=16, max_size=16).map(bytes.hex)
 
 @st.composite
 def records(draw: st.DrawFn) -> InodeRecord:
-    """A file or a directory, with a key that follows from the path, or does not."""
-    path = "/" + "/".join(draw(st.lists(NAMES, min_size=1, max_size=4)))
-    inode, mode, mtime_ns = draw(st.integers(1, (1 << 63) - 1)), draw(st.integers(0, 0o7777)), draw(st.integers(-9, 9))
-    fields: dict[str, Any] = {"name": path.rpartition("/")[2], "inode": inode, "mode": mode, "mtime_ns": mtime_ns}
+    """A file or a directory."""
+    number = draw(st.integers(1, (1 << 63) - 1))
+    fields: dict[str, Any] = {"name": draw(NAMES), "inode": number, "mode": 0o444, "mtime_ns": draw(st.integers(-9, 9))}
     if draw(st.booleans()):
-        size, key = draw(st.integers(0, 1 << 50)), draw(st.sampled_from([path[1:], path[2:] or "k", "other/key"]))
-        layout = Layout(
-            key=key, size=size, fingerprint=draw(NAMES), version_id=draw(HEX), block_size=draw(st.integers(1, 1 << 34))
-        )
+        size = draw(st.integers(0, 1 << 50))
+        layout = Layout(key="k", size=size, fingerprint=draw(NAMES), version_id=draw(HEX), block_size=4096)
         entry = Entry(kind="file", size=size, layout=layout, **fields)
     else:
         entry = Entry(kind="dir", **fields)
-    return InodeRecord(path, entry, draw(st.none() | NAMES), draw(st.integers(1, 9)))
+    directory = "/" + "/".join(draw(st.lists(NAMES, max_size=3)))
+    is_dir, mount_id = entry.kind == "dir", draw(st.none() | NAMES)
+    return InodeRecord(directory, pack_entry(entry), number, is_dir, mount_id, draw(st.integers(1, 9)))
 
 
 ENTRIES: st.SearchStrategy[LogEntry] = st.one_of(
-    st.builds(logbook.inode_entry, NUMBERS, records()),
+    st.builds(logbook.InodeEntry, NUMBERS, records()),
     st.builds(logbook.LookupsEntry, NUMBERS, st.integers(0, 3)),
     st.builds(
         logbook.OpenedEntry, NUMBERS, NUMBERS, st.sampled_from(["cached", "direct", "passthrough", "dir"]), st.just(0)
@@ -44,7 +44,7 @@ ENTRIES: st.SearchStrategy[LogEntry] = st.one_of(
     st.builds(logbook.ReleasedEntry, NUMBERS),
     st.builds(logbook.InitEntry, st.integers(0, 99), U64, st.integers(1, 256), st.integers(1, 64)),
     st.builds(logbook.HighestEntry, NUMBERS, NUMBERS),
-    st.builds(logbook.session_entry, st.builds(SessionRecord, NAMES, NAMES, st.booleans(), st.none() | NAMES)),
+    st.builds(logbook.session_entry, st.builds(SessionRecord, NAMES, NAMES, NAMES, st.booleans(), st.none() | NAMES)),
 )
 GROUPS = st.lists(st.tuples(U64, st.lists(ENTRIES, max_size=4)), max_size=8)
 
@@ -64,7 +64,7 @@ def said(log: bytes) -> Any:
 
 @given(records())
 def test_an_inode_comes_back_as_it_was(record: InodeRecord) -> None:
-    log = written([(2, [logbook.inode_entry(5, record)])])
+    log = written([(2, [logbook.InodeEntry(5, record)])])
     assert said(log).inodes == {5: record}
 
 
@@ -117,7 +117,7 @@ def test_a_log_written_anew_says_the_same(groups: list[tuple[int, list[LogEntry]
 
 @given(records(), st.integers(1, 9))
 def test_the_last_count_of_lookups_stands_and_none_drops_the_inode(record: InodeRecord, count: int) -> None:
-    node = logbook.inode_entry(7, record)
+    node = logbook.InodeEntry(7, record)
     assert said(written([(2, [node]), (4, [logbook.LookupsEntry(7, count)])])).inodes[7].lookups == count
     gone = said(written([(2, [node]), (4, [logbook.LookupsEntry(7, 0)])]))
     assert gone.inodes == {}
@@ -125,11 +125,13 @@ def test_the_last_count_of_lookups_stands_and_none_drops_the_inode(record: Inode
 
 
 def test_open_files_and_what_was_agreed_on_come_back() -> None:
-    record = InodeRecord("/d", Entry(name="d", kind="dir", inode=9, mode=0o555, mtime_ns=0), None, 1)
+    record = InodeRecord(
+        "/", pack_entry(Entry(name="d", kind="dir", inode=9, mode=0o555, mtime_ns=0)), 9, True, None, 1
+    )
     init = InitRecord(45, 1 << 39, 256, 64)
     log = written(
         [
-            (0, [logbook.inode_entry(1, record), logbook.InitEntry(*init)]),
+            (0, [logbook.InodeEntry(1, record), logbook.InitEntry(*init)]),
             (8, [logbook.OpenedEntry(3, 1, "passthrough", 17), logbook.OpenedEntry(4, 1, "dir", 0)]),
             (10, [logbook.ReleasedEntry(4)]),
         ]

@@ -7,8 +7,10 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from msgspec import structs
 
 from forebay.contracts import Entry
+from forebay.contracts.packed import pack_entry
 from forebay_fuse import memfd, takeover
 from forebay_fuse.journal import InodeRecord, OpenRecord, SessionRecord
 from forebay_fuse.memfd import TAKEOVERS_MAX, MemfdJournal
@@ -20,7 +22,7 @@ DIR = Entry(name="d", kind="dir", inode=9, mode=0o555, mtime_ns=0)
 
 
 def record(path: str = "/d", lookups: int = 1) -> InodeRecord:
-    return InodeRecord(path, DIR, "m", lookups)
+    return InodeRecord("/d", pack_entry(structs.replace(DIR, name=path)), 9, True, "m", lookups)
 
 
 def request(unique: int, op: int = Op.LOOKUP, body: bytes = b"name\0") -> bytes:
@@ -51,7 +53,7 @@ def journal() -> Iterator[MemfdJournal]:
     """One with a session and its root; it and all its heirs are closed at the end."""
     made = MemfdJournal.make()
     made.inode(1, record("/"))
-    made.mounted(SessionRecord("/mnt", "/mnt", True, "0:99"))
+    made.mounted(SessionRecord("/", "/mnt", "/mnt", True, "0:99"))
     yield made
     for each in (made, *HEIRS):
         each.close()

@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from forebay.contracts.packed import pack_entry
 from forebay.errors import DeadlineExceeded, StaleVersion
 from forebay.testing import run
 from forebay_fuse.journal import InitRecord, InodeRecord, Kept, OpenRecord
@@ -246,7 +247,7 @@ def test_a_successor_goes_on_with_what_passes_through_and_gives_it_back_in_the_e
             opens = {fh: OpenRecord(5, "passthrough", 7) for fh in (3, 4)}
             flags = int(layout.Init.PASSTHROUGH)
             kept = Kept(
-                inodes={5: InodeRecord("/a", entry, "m", 2)},
+                inodes={5: InodeRecord("/", pack_entry(entry), entry.inode, False, "m", 2)},
                 opens=opens,
                 init=InitRecord(45, flags, 256, 64),
                 node_max=9,

@@ -226,7 +226,9 @@ class Service:
         if self.keeping is None or self.journal is None:
             return
         asked = takeover.asked_for(self.settings.mountpoint)
-        self.journal.mounted(SessionRecord(asked, str(session.mountpoint), session.privileged, session.number))
+        self.journal.mounted(
+            SessionRecord(self.settings.root, asked, str(session.mountpoint), session.privileged, session.number)
+        )
         await self.keeping.hold([session.device, *self.journal.fds])
         self._is_kept = True
 
@@ -259,15 +261,15 @@ class Service:
         self.session = takeover.session_of(kept, fd)
         takeover.check_mountpoint(kept, settings.mountpoint)
         await self.server.start(settings.host, settings.port, uds=settings.uds)
-        root = kept.inodes[layout.ROOT_ID]
-        inodes = InodeTable(root.entry, root.path, root.mount_id, good_until_s=0.0, journal=self.journal)
+        root, path = kept.inodes[layout.ROOT_ID], takeover.root_of(kept)
+        inodes = InodeTable(root.entry, path, root.mount_id, good_until_s=0.0, journal=self.journal)
         view = takeover.as_agreed(view_of(settings, pipe), kept.init)
         self.gateway = Gateway(self.client, view, inodes, self.telemetry, journal=self.journal, texts=self.texts())
         device = self._device(self.session, self.gateway, pipe)
         self.gateway.restore(kept)
         takeover.give_back(left.untold_backing, DeviceBackings(fd))
         counts = takeover.settle(left, device, resend=settings.resend)
-        LOG.warning("took_over", inodes=len(kept.inodes), opens=len(kept.opens), **counts)
+        LOG.warning("took_over", inodes=len(inodes), opens=len(kept.opens), **counts)
         device.start()
         await self._init(self.gateway)
 

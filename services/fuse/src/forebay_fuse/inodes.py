@@ -7,7 +7,7 @@ number. What the kernel forgets goes back to the system.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -122,18 +122,21 @@ class InodeTable:
         self._directories: dict[str, Inode] = {path: self.root}
         self._next = ROOT_ID + 1
         if journal is not None:
-            journal.inode(ROOT_ID, InodeRecord(path, root, mount_id, 1))
+            record = InodeRecord(parent_of(path), self.root.packed, root.inode, True, mount_id, 1)
+            journal.inode(ROOT_ID, record)
 
-    def restore(self, records: Mapping[int, InodeRecord], node_max: int) -> None:
-        """What an earlier gateway had told the kernel. How long directories are good for is not known any more."""
-        shared: dict[str, str] = {}
-        for node_id, (path, entry, mount_id, lookups) in records.items():
+    def restore(self, records: dict[int, InodeRecord], node_max: int) -> None:
+        """What an earlier gateway had told the kernel, taken out of ``records``: their memory is used at once. How long
+        directories are good for is not known any more."""
+        while records:
+            node_id, record = records.popitem()
             if node_id == ROOT_ID:
-                self.root.tell(entry, mount_id, 0.0)
+                self.root.tell(record.entry, record.mount_id, 0.0)
                 continue
-            directory = parent_of(path)
-            inode = self._add(node_id, shared.setdefault(directory, directory), entry, pack_entry(entry), mount_id)
-            inode.lookups = lookups
+            directory = record.directory
+            path = child(directory, record.entry.name) if record.is_dir else None
+            inode = self._add(node_id, directory, record.packed, record.number, record.mount_id, path)
+            inode.lookups = record.lookups
             inode.good_until_s = 0.0 if inode.is_dir else None
         self._next = max(self._next, node_max + 1)
 
@@ -166,7 +169,8 @@ class InodeTable:
         if inode is None:
             if len(self._by_id) >= self._limit:
                 raise Overloaded("the kernel holds too many inodes", limit=self._limit)
-            inode = self._add(self._next, directory, entry, packed, mount_id)
+            path = child(directory, entry.name) if entry.kind == "dir" else None
+            inode = self._add(self._next, directory, packed, entry.inode, mount_id, path)
             self._next += 1
             is_told = False
         else:
@@ -180,7 +184,7 @@ class InodeTable:
         elif is_told:
             self._journal.lookups(inode.node_id, inode.lookups)
         else:
-            record = InodeRecord(child(directory, entry.name), entry, mount_id, inode.lookups)
+            record = InodeRecord(directory, packed, entry.inode, inode.is_dir, mount_id, inode.lookups)
             self._journal.inode(inode.node_id, record)
         return inode
 
@@ -193,16 +197,18 @@ class InodeTable:
                 return inode
         return next((i for i in _all(held) if i.is_version(directory, entry)), None)
 
-    def _add(self, node_id: int, directory: str, entry: Entry, packed: bytes, mount_id: str | None) -> Inode:
-        if entry.kind == "dir":
-            path = child(directory, entry.name)
+    def _add(
+        self, node_id: int, directory: str, packed: bytes, number: int, mount_id: str | None, path: str | None
+    ) -> Inode:
+        """``path`` is there for directories."""
+        if path is not None:
             inode: Inode = Directory(node_id, directory, packed, True, mount_id, whole=path)
             self._directories[path] = inode
         else:
             inode = Inode(node_id, directory, packed, False, mount_id)
         self._by_id[node_id] = inode
-        held = self._by_number.get(entry.inode)
-        self._by_number[entry.inode] = inode if held is None else (*_all(held), inode)
+        held = self._by_number.get(number)
+        self._by_number[number] = inode if held is None else (*_all(held), inode)
         return inode
 
     def forget(self, node_id: int, lookups: int) -> None:

@@ -12,18 +12,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
+from msgspec import Struct
+
 from forebay.contracts import Entry
+from forebay.contracts.packed import unpack_entry
 
 OpenMode = Literal["cached", "direct", "passthrough", "dir"]
 
 
-class InodeRecord(NamedTuple):
-    """All that a successor needs to answer for a node id, reads without a master included (``entry.layout``)."""
+class InodeRecord(Struct, array_like=True, gc=False):
+    """All that a successor needs to answer for a node id, reads without a master included: ``packed`` is the entry with
+    its layout (`pack_entry`), ``number`` its inode number."""
 
-    path: str
-    entry: Entry
+    directory: str
+    packed: bytes
+    number: int
+    is_dir: bool
     mount_id: str | None
     lookups: int
+
+    @property
+    def entry(self) -> Entry:
+        """What the master said."""
+        return unpack_entry(self.packed)
 
 
 class OpenRecord(NamedTuple):
@@ -44,8 +55,10 @@ class InitRecord(NamedTuple):
 
 
 class SessionRecord(NamedTuple):
-    """The kernel's session: where it was asked for and where it is mounted, ``mount(2)`` or not, ``major:minor``."""
+    """The kernel's session: which directory of the namespace it shows, where it was asked for and where it is mounted,
+    by ``mount(2)`` or not, and its ``major:minor``."""
 
+    root: str
     asked: str
     mountpoint: str
     privileged: bool

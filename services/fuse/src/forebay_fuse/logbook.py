@@ -11,15 +11,14 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from forebay.contracts import Entry, Layout
 from forebay_fuse.journal import InitRecord, InodeRecord, Kept, OpenMode, OpenRecord, SessionRecord
 
 MAGIC = b"FBLOG\0\0\1"
-"""The last byte is the version of the form."""
+"""The last byte is the version of the form, and of what `pack_entry` gives."""
 
 FRAME_BYTES = 8
 GROUP_BYTES_MAX = 16 << 20
@@ -33,27 +32,11 @@ class _Form(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Positions, not names: as short as it gets."""
 
 
-class _File(_Form, frozen=True, array_like=True, gc=False):
-    """A layout. ``key`` is the number of its last characters of the path where they are the same (nearly always)."""
-
-    key: str | int
-    size: int
-    fingerprint: str
-    version: bytes
-    block_size: int
-
-
 class InodeEntry(_Form, frozen=True, array_like=True, gc=False, tag=0):
-    """`InodeRecord`; ``file`` is there for files."""
+    """An inode."""
 
     node: int
-    path: str
-    lookups: int
-    mount_id: str | None
-    inode: int
-    mode: int
-    mtime_ns: int
-    file: _File | None
+    record: InodeRecord
 
 
 class LookupsEntry(_Form, frozen=True, array_like=True, gc=False, tag=1):
@@ -90,6 +73,7 @@ class InitEntry(_Form, frozen=True, array_like=True, gc=False, tag=4):
 class SessionEntry(_Form, frozen=True, array_like=True, gc=False, tag=5):
     """`SessionRecord`, the paths as the bytes they are."""
 
+    root: str
     asked: bytes
     mountpoint: bytes
     privileged: bool
@@ -125,48 +109,16 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Group).decode
 
 
-def inode_entry(node: int, record: InodeRecord) -> InodeEntry:
-    """The entry of an inode."""
-    path, entry, mount_id, lookups = record
-    found, file = entry.layout, None
-    if found is not None:
-        key: str | int = len(found.key) if path.endswith(found.key) else found.key
-        version = bytes.fromhex(found.version_id)
-        file = _File(key, found.size, found.fingerprint, version, found.block_size)
-    return InodeEntry(node, path, lookups, mount_id, entry.inode, entry.mode, entry.mtime_ns, file)
-
-
-def inode_record(entry: InodeEntry) -> InodeRecord:
-    """The other way. Raises nothing: what does not fit a name or a layout was never written."""
-    path, file = entry.path, entry.file
-    found, kind, size = None, "dir", 0
-    if file is not None:
-        key = path[len(path) - file.key :] if isinstance(file.key, int) else file.key
-        found, kind, size = (
-            Layout(key=key, size=file.size, fingerprint=file.fingerprint, version_id=file.version.hex(),
-                   block_size=file.block_size), "file", file.size,
-        )  # fmt: skip
-    name = path.rpartition("/")[2]
-    told = Entry(
-        name=name, kind=_kind(kind), inode=entry.inode, mode=entry.mode, mtime_ns=entry.mtime_ns, size=size,
-        layout=found,
-    )  # fmt: skip
-    return InodeRecord(path, told, entry.mount_id, entry.lookups)
-
-
 def session_entry(record: SessionRecord) -> SessionEntry:
     """The entry of a session."""
-    asked, mountpoint, privileged, number = record
-    return SessionEntry(os.fsencode(asked), os.fsencode(mountpoint), privileged, number)
+    root, asked, mountpoint, privileged, number = record
+    return SessionEntry(root, os.fsencode(asked), os.fsencode(mountpoint), privileged, number)
 
 
 def session_record(entry: SessionEntry) -> SessionRecord:
     """The other way."""
-    return SessionRecord(os.fsdecode(entry.asked), os.fsdecode(entry.mountpoint), entry.privileged, entry.number)
-
-
-def _kind(text: str) -> Literal["file", "dir"]:
-    return "dir" if text == "dir" else "file"
+    where = os.fsdecode(entry.mountpoint)
+    return SessionRecord(entry.root, os.fsdecode(entry.asked), where, entry.privileged, entry.number)
 
 
 def encode(unique: int, entries: Sequence[LogEntry]) -> bytes:
@@ -202,8 +154,8 @@ class Tables:
     """What a log says so far, as entries: cheap to keep and to write anew."""
 
     def __init__(self) -> None:
-        self.inodes: dict[int, InodeEntry] = {}
-        self.counts: dict[int, int] = {}
+        self.inodes: dict[int, InodeRecord] = {}
+        self._directories: dict[str, str] = {}
         self.opens: dict[int, OpenedEntry] = {}
         self.init: InitEntry | None = None
         self.session: SessionEntry | None = None
@@ -216,15 +168,15 @@ class Tables:
 
     def _add(self, entry: LogEntry) -> None:
         match entry:
-            case InodeEntry(node=node, lookups=count):
-                self.inodes[node], self.counts[node] = entry, count
+            case InodeEntry(node=node, record=record):
+                record.directory = self._directories.setdefault(record.directory, record.directory)  # one for all
+                self.inodes[node] = record
                 self.node_max = max(self.node_max, node)
             case LookupsEntry(node=node, count=0):
                 self.inodes.pop(node, None)
-                self.counts.pop(node, None)
             case LookupsEntry(node=node, count=count):
-                if node in self.inodes:
-                    self.counts[node] = count
+                if (known := self.inodes.get(node)) is not None:
+                    known.lookups = count
             case OpenedEntry(fh=fh):
                 self.opens[fh] = entry
                 self.fh_max = max(self.fh_max, fh)
@@ -241,18 +193,16 @@ class Tables:
         """The fewest entries that say the same."""
         yield HighestEntry(self.node_max, self.fh_max)
         yield from (e for e in (self.session, self.init) if e is not None)
-        for node, entry in self.inodes.items():
-            count = self.counts[node]
-            yield entry if count == entry.lookups else msgspec.structs.replace(entry, lookups=count)
+        for node, record in self.inodes.items():
+            yield InodeEntry(node, record)
         yield from self.opens.values()
 
     def kept(self) -> Kept:
         """For a successor."""
-        records = {node: inode_record(entry) for node, entry in self.inodes.items()}
-        init, session = self.init, self.session
+        init, session, known = self.init, self.session, self.inodes
         return Kept(
-            inodes={node: record._replace(lookups=self.counts[node]) for node, record in records.items()},
-            opens={fh: OpenRecord(e.node, e.mode, e.backing_id) for fh, e in self.opens.items() if e.node in records},
+            inodes=known,
+            opens={fh: OpenRecord(e.node, e.mode, e.backing_id) for fh, e in self.opens.items() if e.node in known},
             session=None if session is None else session_record(session),
             init=None if init is None else InitRecord(*msgspec.structs.astuple(init)),
             node_max=self.node_max,

@@ -135,7 +135,7 @@ class MemfdJournal:
 
     def inode(self, node: int, record: InodeRecord) -> None:
         """See `Journal`."""
-        self._gathered.append(logbook.inode_entry(node, record))
+        self._gathered.append(logbook.InodeEntry(node, record))
         self._inodes += 1
 
     def lookups(self, node: int, count: int) -> None:

@@ -82,16 +82,18 @@ def read_kept(held: Sequence[int], open_kept: Callable[[Sequence[int]], MemfdJou
 
 def read(journal: MemfdJournal, awaited: Callable[[int], bool]) -> Left:
     """As `read_kept`, with the journal and the kernel as arguments."""
-    framed = list(logbook.groups(journal.log()))
-    found = plan(journal.left(), framed[-1].group.unique if framed else 0, awaited)
-    untold = framed.pop().group.entries if found.untold else ()
-    tables = logbook.Tables()
-    for each in framed:
-        tables.add(each.group.entries)
+    tables, last = logbook.Tables(), logbook.Framed(0, len(logbook.MAGIC), logbook.Group(0, ()))
+    for framed in logbook.groups(journal.log()):
+        tables.add(last.group.entries)  # all but the last are known to be told
+        last = framed
+    found = plan(journal.left(), last.group.unique, awaited)
+    untold = last.group.entries if found.untold else ()
+    if not found.untold:
+        tables.add(last.group.entries)
     kept = tables.kept()
     if kept.session is None or ROOT_ID not in kept.inodes:
         raise ConfigError(SETTING, "what it holds is no mount of ours")
-    journal.cut(framed[-1].end, len(kept.inodes))
+    journal.cut(last.start if found.untold else last.end, len(kept.inodes))
     known = set(kept.backing.values())
     lost = tuple(e.backing_id for e in untold if isinstance(e, logbook.OpenedEntry) and e.backing_id not in {0, *known})
     return Left(journal, kept, found, lost)
@@ -126,13 +128,19 @@ def give_back(backing: Iterable[int], backings: Backings) -> None:
 def session_of(kept: Kept, device: int) -> mounting.Session:
     """The session, as it was mounted."""
     assert kept.session is not None
-    _, mountpoint, privileged, number = kept.session
+    _, _, mountpoint, privileged, number = kept.session
     return mounting.Session(device, Path(mountpoint), privileged, number)
 
 
 def asked_for(mountpoint: Path) -> str:
     """The mount point as it was asked for, without a look at it."""
     return os.path.abspath(mountpoint)
+
+
+def root_of(kept: Kept) -> str:
+    """The directory of the namespace that the mount shows, whatever the settings say now."""
+    assert kept.session is not None
+    return kept.session.root
 
 
 def check_mountpoint(kept: Kept, asked: Path) -> None:

@@ -1,6 +1,7 @@
 """Entries as few bytes in memory: a third of what the record and its strings take. Not a wire form.
 
-A client and a gateway hold hundreds of thousands of them, and look at few.
+A client and a gateway hold hundreds of thousands of them, and look at few. The gateway's journal has them as well, for
+a gateway that comes after: who changes these bytes changes `forebay_fuse.logbook.MAGIC`.
 """
 
 from __future__ import annotations
