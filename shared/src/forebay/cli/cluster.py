@@ -238,8 +238,8 @@ class LocalCluster:
         child.stop(STOP_TIMEOUT_S)
 
     def restart(self, name: str) -> None:
-        """Start a process that ended anew, with the same name, port and folders, and wait until it is ready. A gateway's
-        keeper is started again as well if it went with an unmounted mount."""
+        """Start a process that ended anew, with the same name, port and folders, and wait until it is ready. The keeper
+        of a gateway is started again as well if it went with an unmounted mount."""
         names = [name.replace(GATEWAY, KEEPER), name] if name.startswith(GATEWAY) else [name]
         ended = [self.children[n] for n in names if n in self.children and not self.children[n].running]
         for child in ended:
