@@ -12,7 +12,7 @@ from forebay.client import Client, ClientOptions, Reader
 from forebay.errors import ForebayError
 from forebay.telemetry import quiet
 
-READ_BYTES = 1 << 20
+READ_BYTES = 512 << 10
 
 
 @dataclass

@@ -28,12 +28,12 @@ pytestmark = pytest.mark.slow
 MIB = 1 << 20
 BLOCK = 4 * MIB
 FILES = 9
-BOUND = 60e6
+BOUND = 20e6
 """Bytes a second of a worker that is well."""
 
 SLOW = 0.05 * BOUND
-BEFORE_S, AFTER_S = 3.0, 12.0
-AVOIDED_AFTER_S = 8.0
+BEFORE_S, AFTER_S = 3.0, 17.0
+AVOIDED_AFTER_S = 11.0
 VICTIM = "worker-0"
 
 

@@ -258,7 +258,7 @@ def test_when_the_home_does_not_listen_the_next_in_ranking_serves_without_forwar
     with_client(body, workers=3)
 
 
-@pytest.mark.parametrize("fault", ["stall", "overloaded", "truncate"])
+@pytest.mark.parametrize("fault", ["stall", "overloaded", "truncate", "shift"])
 def test_when_the_home_fails_the_next_in_ranking_serves(fault: str) -> None:
     async def body(cluster: FakeCluster, client: Client) -> None:
         home, second, _ = home_first(cluster, client)
@@ -350,10 +350,8 @@ def test_a_slow_home_is_found_by_latency_alone_and_avoided() -> None:
         for _ in range(3):
             await reader.read(70_000, 1_000)
         asked = len(cluster.workers[home].requests)
-        started = time.monotonic()
         for _ in range(10):
             assert await reader.read(70_000, 1_000) == DATA[70_000:71_000]
-        assert time.monotonic() - started < 0.5
         assert len(cluster.workers[home].requests) == asked
         await reader.close()
 
@@ -376,6 +374,33 @@ def test_who_was_offered_a_block_is_asked_first_and_its_home_if_it_has_lost_it()
         await reader.close()
 
     with_client(body, workers=3, change=held_off)
+
+
+@pytest.mark.parametrize("policy", ["local-first", "local-first-avoid-eviction"])
+def test_local_first_asks_the_worker_of_this_host_and_says_where_a_copy_may_go(tmp_path: Path, policy: str) -> None:
+    (tmp_path / "nonce").write_text("a" * 32)
+
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        home, other, _ = (cluster.workers[i] for i in home_first(cluster, client))
+        other.tiers = (TierInfo(tier="MEM", capacity_bytes=1, nonce="a" * 32),)
+        await cluster.announce(other, available_bytes=100)
+        await until(lambda: client._local.member_ids == {other.name})
+        reader = await client.open("/a")
+        await reader.read(70_000, 1_000)
+        assert (len(home.requests), [hop for _, _, hop in other.requests]) == (0, [False])
+        assert other.copies == ["spare" if policy == "local-first-avoid-eviction" else None]
+        # when: it has no room beyond the reserved bytes
+        await cluster.announce(other, available_bytes=50)
+        await until(lambda: any(m.available_bytes == 50 for m in client._members.workers))
+        await reader.read(70_000, 1_000)
+        assert len(home.requests) == (policy == "local-first-avoid-eviction")
+        await reader.close()
+
+    def change(o: ClientOptions) -> ClientOptions:
+        local = replace(held_off(o), short_circuit_dirs=(tmp_path,), reserved_bytes=50)
+        return replace(local, location_policy=policy)  # type: ignore[arg-type]  # the parameters are the literals
+
+    with_client(body, workers=3, change=change)
 
 
 def test_round_robin_asks_every_worker_in_turn_and_lets_it_forward() -> None:

@@ -297,7 +297,7 @@ class BlockSource:
         won = False
         try:
             reply = await self._timed(other, wanted, ticket, own, deadline)
-            self._check(reply, wanted.length)
+            self._check(reply, wanted)
 
             def take() -> DataReply:
                 buffer[:] = own
@@ -398,12 +398,15 @@ class BlockSource:
         else:
             self.paces.unanswered(member_id)
 
-    def _check(self, reply: DataReply, length: int) -> None:
-        if reply.length != length:
-            raise PeerMisbehaved("the worker sent another length than asked for", asked=length, got=reply.length)
+    def _check(self, reply: DataReply, wanted: Wanted) -> None:
+        if reply.length != wanted.length:
+            raise PeerMisbehaved("the worker sent another length than asked for", got=reply.length)
+        given = reply.headers.get("content-range")
+        if given is not None and not given.startswith(f"bytes {wanted.offset}-{wanted.offset + wanted.length - 1}/"):
+            raise PeerMisbehaved("the worker sent another part than asked for", header="content-range")
 
     def _taken(self, reply: DataReply, wanted: Wanted) -> None:
-        self._check(reply, wanted.length)
+        self._check(reply, wanted)
         source = reply.headers.get(SOURCE_HEADER, "")
         self.bytes_read.add(wanted.length, source if source in SOURCES else "unknown")
         offered = reply.headers.get(OFFERED_HEADER)

@@ -34,6 +34,7 @@ from forebay.contracts import (
     identity,
 )
 from forebay.contracts.blocks import (
+    COPY_HEADER,
     HOP_HEADER,
     OFFERED_HEADER,
     ONLY_IF_CACHED,
@@ -41,6 +42,8 @@ from forebay.contracts.blocks import (
     SOURCE_HEADER,
     TICKET_HEADER,
     TOUCH_PATH,
+    ByteRange,
+    format_content_range,
     parse_block_query,
     parse_range,
 )
@@ -57,11 +60,12 @@ MOUNT_ID = "m1"
 UFS_ID = "0" * 32
 
 Fault = Literal[
-    "none", "stall", "overloaded", "stale", "ufs", "crash", "truncate", "short", "long", "half", "whole"
+    "none", "stall", "overloaded", "stale", "ufs", "crash", "truncate", "shift", "short", "long", "half", "whole"
 ]  # fmt: skip
 """How a worker misbehaves: it never answers; refuses; says that the version is gone; that the under store is away;
-fails with 500; answers with a byte less than it was asked for; announces all bytes and ends after half of them; sends
-more than it was asked for; sends half and then nothing; ignores the range and sends the whole block as 200."""
+fails with 500; answers with a byte less than it was asked for; with another part of that length; announces all bytes
+and ends after half of them; sends more than it was asked for; sends half and then nothing; ignores the range and sends
+the whole block as 200."""
 
 
 def fake_mount(*, block_size: int, replicas: int = 1) -> Mount:
@@ -181,6 +185,7 @@ class FakeWorker:
     cold: bool = False
     offers: str | None = None
     probes: int = 0
+    copies: list[str | None] = field(default_factory=list)
     requests: list[tuple[int, str, bool]] = field(default_factory=list)
     touches: list[TouchRequest] = field(default_factory=list)
     in_flight_max: int = 0
@@ -207,6 +212,7 @@ class FakeWorker:
         target = parse_block_query(request.query_string)
         verify(KEYS, request.headers[TICKET_HEADER], cluster=CLUSTER, now_s=time.time())
         range_text = request.headers["range"]
+        self.copies.append(request.headers.get(COPY_HEADER))
         self.requests.append((target.index, range_text, request.headers.get(HOP_HEADER) == "1"))
         await self._misbehave()
         if request.headers.get("cache-control") == ONLY_IF_CACHED:
@@ -225,7 +231,10 @@ class FakeWorker:
         part = parse_range(range_text, length)
         start = target.index * layout.block_size + part.start
         block = data[target.index * layout.block_size :][:length]
-        return await self._send(request, data[start : start + part.length], block)
+        if self.fault == "shift":
+            part, start = ByteRange(part.start + 1, part.stop + 1), start + 1
+        body, said = data[start : start + part.length], format_content_range(part, length)
+        return await self._send(request, body, block, said)
 
     async def _misbehave(self) -> None:
         if self.latency_s:
@@ -241,8 +250,8 @@ class FakeWorker:
         if self.fault == "crash":
             raise web.HTTPInternalServerError
 
-    async def _send(self, request: web.Request, body: bytes, block: bytes) -> web.StreamResponse:
-        headers = {SOURCE_HEADER: "mem", SERVING_WEIGHT_HEADER: self.serving_weight}
+    async def _send(self, request: web.Request, body: bytes, block: bytes, part: str) -> web.StreamResponse:
+        headers = {SOURCE_HEADER: "mem", SERVING_WEIGHT_HEADER: self.serving_weight, "content-range": part}
         if self.fault == "truncate":
             body = body[:-1]
         if self.offers is not None:
@@ -311,7 +320,12 @@ class FakeCluster:
         return self._servers[name].address
 
     async def announce(
-        self, worker: FakeWorker, *, state: Literal["live", "draining"] = "live", address: str | None = None
+        self,
+        worker: FakeWorker,
+        *,
+        state: Literal["live", "draining"] = "live",
+        address: str | None = None,
+        available_bytes: int = 0,
     ) -> None:
         """Put (or update) the worker in the map; ``address`` if it is reached by way of somebody else (a proxy)."""
         member = Member(
@@ -319,6 +333,7 @@ class FakeCluster:
             role="worker",
             tcp=address or self._servers[worker.name].address,
             tiers=worker.tiers,
+            available_bytes=available_bytes,
             state=state,
         )
         request = AnnounceRequest(member=member, session="0" * 32, ttl_s=300.0)
