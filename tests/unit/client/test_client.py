@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from forebay.client import Client, ClientOptions, Reader
+from forebay.client import Client, ClientOptions, LocationPolicy, Reader
 from forebay.contracts import LookupReply, TierInfo, identity
 from forebay.contracts.blocks import format_range
 from forebay.errors import DeadlineExceeded, InvalidRequest, NotFound, StaleVersion
@@ -413,6 +413,19 @@ def test_round_robin_asks_every_worker_in_turn_and_lets_it_forward() -> None:
         await reader.close()
 
     with_client(body, workers=2, change=lambda o: replace(held_off(o), location_policy="round-robin"))
+
+
+@pytest.mark.parametrize(("policy", "copies"), [("local-first-avoid-eviction", True), ("local-first", False)])
+def test_copies_in_spare_room_are_asked_for_where_the_policy_avoids_evictions(
+    policy: LocationPolicy, copies: bool
+) -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await client.open("/a")
+        await reader.read(0, 1_000)
+        assert (sum(w.copies for w in cluster.workers) > 0) == copies
+        await reader.close()
+
+    with_client(body, workers=2, change=lambda o: replace(held_off(o), location_policy=policy))
 
 
 def test_a_worker_that_comes_back_within_the_deadline_is_found_again() -> None:

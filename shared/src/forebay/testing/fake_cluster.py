@@ -170,7 +170,8 @@ class FakeMaster:
 
 @dataclass
 class FakeWorker:
-    """Serves ranges of the master's files; ``fault`` says how it misbehaves. ``requests`` are (index, range, hop).
+    """Serves ranges of the master's files; ``fault`` says how it misbehaves. ``requests`` are (index, range, hop),
+    ``copies`` how many of them asked for a copy in spare room.
 
     ``cold``: it holds nothing, so ``only-if-cached`` requests (``probes`` counts them) are answered ``not_cached``;
     ``offers`` is the member it says it offered its blocks to.
@@ -187,6 +188,7 @@ class FakeWorker:
     probes: int = 0
     copies: list[str | None] = field(default_factory=list)
     requests: list[tuple[int, str, bool]] = field(default_factory=list)
+    copies: int = 0
     touches: list[TouchRequest] = field(default_factory=list)
     in_flight_max: int = 0
 
@@ -214,6 +216,7 @@ class FakeWorker:
         range_text = request.headers["range"]
         self.copies.append(request.headers.get(COPY_HEADER))
         self.requests.append((target.index, range_text, request.headers.get(HOP_HEADER) == "1"))
+        self.copies += request.headers.get(COPY_HEADER) == "spare"
         await self._misbehave()
         if request.headers.get("cache-control") == ONLY_IF_CACHED:
             self.probes += 1
