@@ -164,8 +164,14 @@ def test_passive_caching_is_off_until_it_is_switched_on(tmp_path: Path) -> None:
     with_cluster(tmp_path, body)
 
 
+async def mapped(made: Cluster) -> None:
+    count = len(made.workers)
+    await until(lambda: all(len(w.homes.owners("0" * 32, count)) == count for w in made.workers))
+
+
 async def homed(made: Cluster, name: str) -> File:
-    """A file whose block has this home."""
+    """A file whose block has this home, once all workers see each other."""
+    await mapped(made)
     for number in range(200):
         file = File.write(made.mount, f"shard {number}", content(MIB, number))
         if made.workers[0].homes.owners(file.block_id(), 1)[0].member_id == name:
@@ -178,6 +184,7 @@ def test_copies_in_spare_room_stop_at_the_reserved_bytes_and_evict_nothing(tmp_p
         home = await made.add("a", capacity_weight=1.0)
         entry = await made.add("b", capacity_weight=1.0, policy="lru", tier_dirs=(f"SSD:{tmp_path}/small:8MiB",))
         await patch(made, entry, reserved_bytes=3 * MIB)
+        await mapped(made)
         files: list[File] = []
         for number in range(400):
             file = File.write(made.mount, f"f{number}", content(MIB, number))

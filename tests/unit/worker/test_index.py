@@ -9,7 +9,7 @@ import pytest
 
 from forebay_worker.extents import Geometry
 from forebay_worker.index import CHARGE_UNIT, TRANSITIONS, Block, Event, Refused, Reserved, State, StoreIndex
-from forebay_worker.policies import Lru
+from forebay_worker.policies import Hold, Lru
 from forebay_worker.policies.rules import TierRules
 
 MIB = 1 << 20
@@ -87,6 +87,17 @@ def test_the_next_tier_with_room_is_used_before_anything_is_evicted() -> None:
     assert index.reserve("c", Geometry(MIB)) == Refused("full")
     assert [index.is_pressed(tier) for tier in range(2)] == [True, True]
     assert [index.excess(tier) for tier in range(2)] == [MIB - int(MIB * 0.9), MIB]
+
+
+def test_a_faster_tier_lets_go_of_an_idle_dataset_even_while_another_tier_has_room() -> None:
+    index = StoreIndex([(4 * MIB, Hold(4 * MIB, ttl_s=10.0)), (8 * MIB, Hold(8 * MIB, ttl_s=10.0))])
+    for name in "abcd":
+        index.reserve(name, Geometry(MIB), "old", 0.0)
+    outcome = index.reserve("e", Geometry(MIB), "new", 11.0)
+    assert isinstance(outcome, Reserved)
+    assert outcome.block.tier == 1
+    assert [index.is_pressed(tier) for tier in range(2)] == [True, False]
+    assert index.excess(0) == MIB
 
 
 def test_bytes_of_a_leaving_block_count_until_its_last_lease_ends() -> None:

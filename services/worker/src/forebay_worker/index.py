@@ -299,9 +299,10 @@ class StoreIndex:
                 block = Block(block_id, number, geometry.length, State.FILLING, extents=ExtentSet(geometry))
                 return Reserved(self._add(block, dataset, now_s))
             elif not is_spare:
-                pressed, reason = (tier, max(charge, admission.evict_bytes)), "full"
+                pressed, reason = tier, "full"
+                tier.asked = max(tier.asked, admission.evict_bytes)  # what it wants to let go of, whoever takes this
         if pressed is not None:
-            pressed[0].asked = max(pressed[0].asked, pressed[1])
+            pressed.asked = max(pressed.asked, charge)
         return Refused(reason)
 
     def _fill(self, number: int) -> Fill:

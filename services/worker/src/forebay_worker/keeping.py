@@ -36,6 +36,9 @@ SMALL_BLOCK = 256 << 10
 FREE_BATCH = 512
 """Blocks that a free lets go of at a time."""
 
+FREE_LOOK = 8192
+"""Blocks that a free looks at until others have their turn."""
+
 DIRECTORIES_MAX = 100_000
 """Directories that a free by path walks through."""
 
@@ -190,7 +193,7 @@ class Keeping:
                     break
                 if slots.is_taken(slot) and (mounts is None or slots.dataset_name(slot) in mounts):
                     batch.append(slots.block(slot))
-                if len(batch) == FREE_BATCH:
+                if len(batch) == FREE_BATCH or slot % FREE_LOOK == 0:
                     await self._free(freed, request, batch)
                     batch = []
             await self._free(freed, request, batch)
