@@ -74,12 +74,11 @@ class Side:
 
 @dataclass(frozen=True)
 class Small:
-    """What one run of everything gave."""
+    """What one run of everything gave; ``best``: for each case the peer that was fastest."""
 
     ours: Side
     native: Side
-    best: Side
-    qualified: dict[str, dict[str, int]]
+    best: dict[tuple[str, int], Side]
     detail: dict[str, Any]
 
 
@@ -103,13 +102,13 @@ def measured(options: Options) -> Small:
         for side in (ours, *theirs):
             side.warm()
         native = native_side(mount, count)
-        best = qualify(theirs, 1 if options.quick else QUALIFYING_ROUNDS)
+        final = qualify(theirs, 1 if options.quick else QUALIFYING_ROUNDS)
         qualified = {side.name: side.middle() for side in theirs}
         told = {side.name: side.told for side in theirs}
         before, cpu = mount.reads(), mount.cpu_s()
-        rounds(ours, native, best, QUICK_ROUNDS if options.quick else ROUNDS)
+        rounds([ours, native, *final], QUICK_ROUNDS if options.quick else ROUNDS)
         reads, cpu = mount.reads() - before, mount.cpu_s() - cpu
-        opened = count * (1 + len(best.rates[CASES[0]])) * len(CASES)
+        opened = count * (1 + len(ours.rates[CASES[0]])) * len(CASES)
     detail = {
         "files": count,
         "file_bytes": FILE_BYTES,
@@ -119,7 +118,7 @@ def measured(options: Options) -> Small:
         "told": told,
         "versions": environment("forebay", "uvloop"),
     }
-    return Small(ours, native, best, qualified, detail)
+    return Small(ours, native, {case: best_of(final, case) for case in CASES}, detail)
 
 
 def native_side(mount: OurMount, count: int) -> Side:
@@ -129,53 +128,58 @@ def native_side(mount: OurMount, count: int) -> Side:
     return Side("native", tier, [str(path.relative_to(tier)) for path in blocks])
 
 
-def qualify(theirs: list[Side], rounds: int) -> Side:
-    """The peer whose worse case with eight readers is the best; its qualifying runs don't count later."""
+def qualify(theirs: list[Side], rounds: int) -> list[Side]:
+    """The peers that are best in a case with eight readers. These runs don't count later."""
     for side in theirs:
         side.run(keep=False)
         for _ in range(rounds):
             side.run()
         say(f"  {side.name}: {side.middle()}")
-    best = max(theirs, key=lambda side: min(median(side.rates[state, 8]) for state in ("cold", "warm")))
-    return Side(best.name, best.folder, best.names, best.told)
+    finals = {best_of(theirs, case).name for case in CASES if case[1] == 8}
+    return [Side(side.name, side.folder, side.names, side.told) for side in theirs if side.name in finals]
 
 
-def rounds(ours: Side, native: Side, best: Side, count: int) -> None:
+def best_of(sides: list[Side], case: tuple[str, int]) -> Side:
+    """The fastest in a case."""
+    return max(sides, key=lambda side: median(side.rates[case]))
+
+
+def rounds(sides: list[Side], count: int) -> None:
     """A B C A B C …"""
-    for side in (ours, native, best):
+    for side in sides:
         side.run(keep=False)
     end = time.monotonic() + BUDGET_S
     for number in range(count):
         if number >= ROUNDS_MIN and time.monotonic() > end:
             break
-        for side in (ours, native, best):
+        for side in sides:
             side.run()
-        say(f"gateway.small8 round {number + 1}: " + str({s.name: s.middle() for s in (ours, native, best)}))
+        say(f"gateway.small8 round {number + 1}: " + str({side.name: side.middle() for side in sides}))
 
 
 def figure(options: Options, name: str, other: str, goal: float | None) -> Figure:
-    """Ours over another side: the worse of cold and warm, eight readers."""
+    """Ours over native, or over the best peer of each case: the worse of cold and warm, eight readers."""
     found = measured(options)
-    theirs = found.best if other == "best" else found.native
-    ratios = {case: paired(found.ours.rates[case], theirs.rates[case]) for case in CASES}
+    theirs = found.best if other == "best" else dict.fromkeys(CASES, found.native)
+    ratios = {case: paired(found.ours.rates[case], theirs[case].rates[case]) for case in CASES}
     worse = min((case for case in CASES if case[1] == 8), key=lambda case: median(ratios[case]))
     low, high = interval(ratios[worse])
+    sides = [found.ours, *{side.name: side for side in theirs.values()}.values()]
     detail = {
         "judged": shown(worse),
         "interval": [round(low, 3), round(high, 3)],
         "noise": noise(found.ours.rates[worse]),
         "ratios": {shown(case): round(median(ratios[case]), 3) for case in CASES},
-        "runs": [[round(a), round(b)] for a, b in zip(found.ours.rates[worse], theirs.rates[worse], strict=True)],
-        "ours_files_per_s": found.ours.middle(),
-        f"{theirs.name}_files_per_s": theirs.middle(),
+        "against": {shown(case): theirs[case].name for case in CASES},
+        "runs": [
+            [round(a), round(b)] for a, b in zip(found.ours.rates[worse], theirs[worse].rates[worse], strict=True)
+        ],
+        "files_per_s": {side.name: side.middle() for side in sides},
         "slowest_file_ms": {
-            side.name: {shown(case): round(median(ms), 1) for case, ms in side.slowest_ms.items()}
-            for side in (found.ours, theirs)
+            side.name: {shown(case): round(median(ms), 1) for case, ms in side.slowest_ms.items()} for side in sides
         },
         **found.detail,
     }
-    if other == "best":
-        detail["best_peer"] = theirs.name
     return Figure("gateway", name, median(ratios[worse]), goal=goal, detail=detail)
 
 
