@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 READER = """
 import hashlib, json, os, sys, time
-folder, until, wanted, start = sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3]), int(sys.argv[4])
+folder, stop, wanted, start = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), int(sys.argv[4])
 names, found = sorted(wanted), {"files": 0, "wrong": 0, "errors": [], "pause_s": 0.0}
 def timed(call, *args):
     began = time.monotonic()
@@ -38,7 +38,7 @@ def read(name):
     finally:
         timed(os.close, fd)
     return digest.hexdigest()
-while time.time() < until:
+while not os.path.exists(stop):
     for name in names[start:] + names[:start]:
         try:
             found["files"] += 1
@@ -47,7 +47,7 @@ while time.time() < until:
             found["errors"].append(f"{name}: {e}")
 print(json.dumps(found))
 """
-"""A reader: (folder, until, SHA-256 by name, first file). The page cache of each file goes after it was read."""
+"""A reader: (folder, file that stops it, SHA-256 by name, first file). A file's page cache goes once it was read."""
 
 
 def is_mounted(directory: Path) -> bool:
@@ -60,9 +60,9 @@ def children_of(pid: int) -> list[int]:
     return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def start_reader(folder: Path, until: float, wanted: dict[str, str], first: int) -> subprocess.Popen[str]:
+def start_reader(folder: Path, stop: Path, wanted: dict[str, str], first: int) -> subprocess.Popen[str]:
     """See `READER`."""
-    command = [sys.executable, "-c", READER, str(folder), str(until), json.dumps(wanted), str(first)]
+    command = [sys.executable, "-c", READER, str(folder), str(stop), json.dumps(wanted), str(first)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
