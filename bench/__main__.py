@@ -17,6 +17,7 @@ from bench.figures import Figure, Options, table
 
 MODULES = {
     "first": ("bench.first_transport", "bench.first_gateway"),
+    "store": ("bench.store",),
     "gateway": ("bench.gateway_warm", "bench.gateway_small", "bench.gateway_names", "bench.gateway_killed"),
     "moving": ("bench.moving_fill", "bench.moving_transport", "bench.moving_balance", "bench.moving_faults"),
     "hit_ratio": ("bench.hit_ratio",),

@@ -7,12 +7,12 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-START_S = 20.0
+START_S = 60.0
 LINES_MAX = 2000
 
 
@@ -39,9 +39,10 @@ class Process:
 
 
 @asynccontextmanager
-async def process(*flags: str) -> AsyncIterator[Process]:
+async def process(*flags: str, env: Mapping[str, str] | None = None) -> AsyncIterator[Process]:
     """Starts a worker; it is killed at the end if it still runs."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FOREBAY_")}
+    environment |= env or {}
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "forebay_worker", *flags, stderr=asyncio.subprocess.PIPE, env=environment
     )

@@ -80,15 +80,16 @@ class Block:
 
     ``tier`` is the place of its directory in the list. ``busy`` counts tasks that fill, seal or move it, ``leases``
     reads that use its bytes: with either it is not evictable. ``held`` means that its file is unlinked and still open
-    somewhere. ``crcs`` are the CRC32C sums of its extents if the index keeps them (``CRCS_INLINE_MAX``).
+    somewhere. The index itself keeps the checksums of blocks of up to ``CRCS_INLINE_MAX`` extents.
     """
 
     __slots__ = (
         "__weakref__",
+        "_crcs",
         "_extents",
+        "_packed",
         "block_id",
         "busy",
-        "crcs",
         "dataset",
         "held",
         "leases",
@@ -120,7 +121,24 @@ class Block:
         self.unlinked = False
         self.held = False
         self.moving_to: int | None = None
-        self.crcs: tuple[int, ...] = ()
+        self._crcs: tuple[int, ...] | None = ()
+        self._packed = 0
+
+    @property
+    def crcs(self) -> tuple[int, ...]:
+        """CRC32C sums of the extents, if the index keeps them."""
+        if self._crcs is None:
+            count = -(-self.length // EXTENT_SIZE)
+            self._crcs = tuple(self._packed >> _CRCS_AT + 32 * number & 0xFFFFFFFF for number in range(count))
+        return self._crcs
+
+    @crcs.setter
+    def crcs(self, crcs: tuple[int, ...]) -> None:
+        self._crcs = crcs
+
+    def has_packed_crcs(self, packed: int) -> None:
+        """They are taken out when they are asked for."""
+        self._crcs, self._packed = None, packed
 
     @property
     def extents(self) -> ExtentSet:
@@ -631,8 +649,7 @@ def _unpack(block_id: str, packed: int) -> Block:
     length = packed & (1 << _TIER_AT) - 1
     block = Block(block_id, packed >> _TIER_AT & 0xFF, length, State.SEALED)
     if packed >> _HAS_CRCS_AT & 1:
-        count = -(-length // EXTENT_SIZE)
-        block.crcs = tuple(packed >> _CRCS_AT + 32 * number & 0xFFFFFFFF for number in range(count))
+        block.has_packed_crcs(packed)
     return block
 
 
