@@ -80,7 +80,7 @@ def test_killed_at_a_step_the_next_worker_finds_nothing_wrong(tmp_path: Path, me
             given = flags(c, f"MEM:{mem}:34MiB", f"SSD:{disk}:40MiB")
 
             # given a worker that dies at this step
-            async with process(*given, env={"FOREBAY_CRASH_AT": f"{step}:2"}) as worker:
+            async with process(*given, env={"CRASH_WORKER_AT": f"{step}:2"}) as worker:
                 await ready(worker)
                 with pytest.raises(ForebayError):
                     await work(c, worker, files)

@@ -9,7 +9,7 @@ It is written extent by extent while the block fills: the sum, then the bit. Nei
 crash an extent counts when its bit is set and its bytes have the sum.
 
 The ``seals`` log (version 1) is 16 bytes of head and then records of 48 bytes, each with a CRC32C of its own: blocks
-under 16 MiB that were sealed here (id, length, up to four sums, mount number), names of mounts by number, and *synced*
+under 16 MiB that were sealed here (id, length, second of the epoch, up to four sums, mount number), names of mounts by number, and *synced*
 records: all that stands before a given offset, and the bytes of those blocks, had reached the disk. It is only
 appended to; of several records of a block the last counts, and reading ends at the first that is not whole.
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import google_crc32c
 
@@ -122,7 +122,7 @@ def decode_map(data: bytes, block_id: str) -> tuple[MapHead, dict[int, int]] | N
 
 _SEALS_HEAD = struct.Struct("<8sHHI")
 SEALS_HEAD_BYTES = _SEALS_HEAD.size
-_RECORD = struct.Struct("<BBH16sQ4I")
+_RECORD = struct.Struct("<BBH16sII4I")
 _MOUNT = struct.Struct("<BBH40s")
 _SYNCED = struct.Struct("<BBHQ32x")
 RECORD_BYTES = 48
@@ -138,6 +138,7 @@ class Sealed:
     length: int
     crcs: tuple[int, ...]
     dataset: str
+    sealed_at_s: int = 0
     is_durable: bool = False
 
 
@@ -164,10 +165,12 @@ def _checked(body: bytes) -> bytes:
     return body + _CRC.pack(google_crc32c.value(body))
 
 
-def encode_seal(block_id: str, length: int, crcs: tuple[int, ...], dataset: int) -> bytes:
+def encode_seal(block_id: str, length: int, crcs: tuple[int, ...], dataset: int, sealed_at_s: int = 0) -> bytes:
     """The record of a sealed block of up to ``CRCS_MAX`` extents."""
     padded = crcs + (0,) * (CRCS_MAX - len(crcs))
-    return _checked(_RECORD.pack(_SEAL, len(crcs), dataset, bytes.fromhex(block_id), length, *padded))
+    return _checked(
+        _RECORD.pack(_SEAL, len(crcs), dataset, bytes.fromhex(block_id), length, sealed_at_s & 0xFFFFFFFF, *padded)
+    )
 
 
 def encode_name(number: int, dataset: str) -> bytes:
@@ -193,10 +196,10 @@ def decode_seals(data: bytes, extent_size: int = EXTENT_SIZE) -> Seals | None:
     for at, record in _whole_records(data):
         kind = record[0]
         if kind == _SEAL:
-            _, count, number, raw_id, length, *crcs = _RECORD.unpack_from(record)
+            _, count, number, raw_id, length, sealed_at_s, *crcs = _RECORD.unpack_from(record)
             if not 0 < count <= CRCS_MAX or -(-length // extent_size) != count:
                 break
-            seals.blocks[raw_id] = Sealed(length, tuple(crcs[:count]), seals.datasets.get(number, ""))
+            seals.blocks[raw_id] = Sealed(length, tuple(crcs[:count]), seals.datasets.get(number, ""), sealed_at_s)
             offsets[raw_id] = at
         elif kind == _NAME:
             _, part, number, chunk = _MOUNT.unpack_from(record)
@@ -210,8 +213,7 @@ def decode_seals(data: bytes, extent_size: int = EXTENT_SIZE) -> Seals | None:
         seals.records += 1
     for raw_id, at in offsets.items():
         if at < synced:
-            old = seals.blocks[raw_id]
-            seals.blocks[raw_id] = Sealed(old.length, old.crcs, old.dataset, is_durable=True)
+            seals.blocks[raw_id] = replace(seals.blocks[raw_id], is_durable=True)
     return seals
 
 

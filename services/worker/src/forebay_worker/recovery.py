@@ -154,12 +154,11 @@ def scan_root(tier: TierDirectory, scan: Scan) -> list[str]:
 
 def scan_folder(tier: TierDirectory, folder: str, scan: Scan) -> None:
     """Adds what one folder holds to ``scan``; orphaned sidecars and hopeless ``.part`` files go."""
-    names = sorted(_listed(tier, folder))
     by_id: dict[str, set[str]] = {}
-    for name in names:
+    for name, is_regular in _kinds(tier, folder):
         block_id, _, suffix = name.partition(".")
         is_ours = suffix in {"part", "blk", "map"} and is_block_id(block_id) and block_id[:2] == folder
-        if is_ours and _is_regular(tier, f"{folder}/{name}"):
+        if is_ours and is_regular:
             by_id.setdefault(block_id, set()).add(suffix)
         else:
             _banish(tier, f"{folder}/{name}", scan)
@@ -169,7 +168,7 @@ def scan_folder(tier: TierDirectory, folder: str, scan: Scan) -> None:
 
 def _take(tier: TierDirectory, block_id: str, suffixes: set[str], scan: Scan) -> None:
     if "blk" in suffixes:
-        block = look(tier, block_id)
+        block = _noted(tier, block_id) or look(tier, block_id)
         if block is None:
             _banish(tier, name_of(block_id, "blk"), scan)
         else:
@@ -186,6 +185,15 @@ def _take(tier: TierDirectory, block_id: str, suffixes: set[str], scan: Scan) ->
         scan.torn += "part" in suffixes
     else:
         scan.parts.append(part)
+
+
+def _noted(tier: TierDirectory, block_id: str) -> FoundBlock | None:
+    """A small block by the log alone: a hundred thousand inodes of a cold disk need not be read. (Its length is
+    compared when it is opened.)"""
+    sealed = tier.known.get(block_id)
+    if sealed is None:
+        return None
+    return FoundBlock(block_id, sealed.length, sealed.sealed_at_s * 10**9, sealed.dataset, sealed.crcs)
 
 
 def look(tier: TierDirectory, block_id: str) -> FoundBlock | None:
@@ -318,5 +326,11 @@ def _listed(tier: TierDirectory, folder: str) -> list[str]:
         os.close(fd)
 
 
-def _is_regular(tier: TierDirectory, name: str) -> bool:
-    return stat.S_ISREG(os.stat(name, dir_fd=tier.root_fd, follow_symlinks=False).st_mode)
+def _kinds(tier: TierDirectory, folder: str) -> list[tuple[str, bool]]:
+    """Names in a folder, and whether they are regular files, by what the folder itself says."""
+    fd = tier.open_name(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with os.scandir(fd) as entries:
+            return sorted((entry.name, entry.is_file(follow_symlinks=False)) for entry in entries)
+    finally:
+        os.close(fd)

@@ -74,13 +74,10 @@ class Scrubber:
         store, tier = self._store, self._store.tiers[number]
         try:
             reader = await store.threads.run(Reader, tier, block.block_id, block.length, block.crcs)
-            try:
-                for extent in range(reader.geometry.count):
-                    size = await store.threads.run(reader.check, extent)
-                    self._metrics.scrubbed.add(size, store.label(block))
-                    await asyncio.sleep(size / self.rate if self.rate else 0)
-            finally:
-                reader.close()
+            for extent in range(reader.geometry.count):
+                size = await store.threads.run(reader.check, extent)
+                self._metrics.scrubbed.add(size, store.label(block))
+                await asyncio.sleep(size / self.rate if self.rate else 0)
         except Corrupt as e:
             store.corrupt(block, e, found_by="scrub")
             await store.discard(block)
@@ -90,7 +87,10 @@ class Scrubber:
 
 
 class Reader:
-    """An open block and a buffer that direct reads can use (both blocking)."""
+    """An open block and a buffer that direct reads can use. The file closes with its last user: a thread may still
+    read when the scrubber is cancelled."""
+
+    _fd = -1
 
     def __init__(self, tier: TierDirectory, block_id: str, length: int, crcs: tuple[int, ...]) -> None:
         self.geometry = Geometry(length, tier.manner.extent_size)
@@ -115,10 +115,9 @@ class Reader:
             raise Corrupt("an extent does not have its checksum", extent=extent)
         return stop - start
 
-    def close(self) -> None:
-        """Lets go of the file."""
-        os.close(self._fd)
-        self._buffer.close()
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 def _open_direct(tier: TierDirectory, name: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 from collections.abc import Callable
 
 from forebay_worker import ondisk
@@ -49,7 +50,7 @@ class SealsLog:
         """Notes a complete block, before it gets its final name."""
         with self._lock:
             names, number = self._number(dataset)
-            self._write(names + ondisk.encode_seal(block_id, length, crcs, number))
+            self._write(names + ondisk.encode_seal(block_id, length, crcs, number, int(time.time())))
 
     def sync(self) -> None:
         """Brings everything on the file system to the disk, then says so in the log; nothing if nothing is new."""
@@ -156,7 +157,8 @@ def write_all(fd: int, data: bytes, at: int) -> None:
 
 
 def _again(raw: bytes, sealed: ondisk.Sealed, numbers: dict[str, int]) -> bytes:
-    return ondisk.encode_seal(raw.hex(), sealed.length, sealed.crcs, numbers.get(sealed.dataset, 0))
+    number = numbers.get(sealed.dataset, 0)
+    return ondisk.encode_seal(raw.hex(), sealed.length, sealed.crcs, number, sealed.sealed_at_s)
 
 
 def _open(root_fd: int, name: str, flags: int) -> int:

@@ -1,6 +1,6 @@
 """Names of the steps in which a tier directory changes, so that a test can end the world between any two of them.
 
-In production the steps do nothing. ``FOREBAY_CRASH_AT=seal.renamed`` (or ``seal.renamed:3``, the third time) makes the
+In production the steps do nothing. ``CRASH_WORKER_AT=seal.renamed`` (or ``seal.renamed:3``, the third time) makes the
 process kill itself there, as ``kill -9`` would; a test of ``TierDirectory`` passes a function that raises.
 """
 
@@ -15,7 +15,7 @@ from forebay.errors import ConfigError
 Steps = Callable[[str], None]
 """Called with the name of a step that has just been taken."""
 
-VARIABLE = "FOREBAY_CRASH_AT"
+VARIABLE = "CRASH_WORKER_AT"
 
 NAMES = (
     "part.created",  # the empty .part
