@@ -80,8 +80,13 @@ class Memory:
     data: bytes
     name: Source = "ufs"
     is_atomic: bool = True
+    lane: str = "ufs"
 
-    async def read(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
+    def read(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
+        """As ``lend``."""
+        return self.lend(start, length)
+
+    async def lend(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
         """Pieces as a network gives them."""
         while length > 0:
             piece = self.data[: min(length, PIECE_BYTES)]

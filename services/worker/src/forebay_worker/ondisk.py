@@ -9,7 +9,8 @@ It is written extent by extent while the block fills: the sum, then the bit. Nei
 crash an extent counts when its bit is set and its bytes have the sum.
 
 The ``seals`` log (version 1) is 16 bytes of head and then records of 48 bytes, each with a CRC32C of its own: blocks
-under 16 MiB that were sealed here (id, length, second of the epoch, up to four sums, mount number), names of mounts by number, and *synced*
+under 16 MiB that were sealed here (id, length, second of the epoch, up to four sums, mount number), names of mounts by
+number, and *synced*
 records: all that stands before a given offset, and the bytes of those blocks, had reached the disk. It is only
 appended to; of several records of a block the last counts, and reading ends at the first that is not whole.
 """
@@ -133,12 +134,14 @@ CRCS_MAX = 4
 
 @dataclass(frozen=True)
 class Sealed:
-    """What the log knows of one block. ``is_durable``: it had reached the disk when a synced record was written."""
+    """What the log knows of one block. ``place`` is the record's offset. ``is_durable``: the block had reached the disk
+    when a synced record was written."""
 
     length: int
     crcs: tuple[int, ...]
     dataset: str
     sealed_at_s: int = 0
+    place: int = 0
     is_durable: bool = False
 
 
@@ -199,7 +202,7 @@ def decode_seals(data: bytes, extent_size: int = EXTENT_SIZE) -> Seals | None:
             _, count, number, raw_id, length, sealed_at_s, *crcs = _RECORD.unpack_from(record)
             if not 0 < count <= CRCS_MAX or -(-length // extent_size) != count:
                 break
-            seals.blocks[raw_id] = Sealed(length, tuple(crcs[:count]), seals.datasets.get(number, ""), sealed_at_s)
+            seals.blocks[raw_id] = Sealed(length, tuple(crcs[:count]), seals.datasets.get(number, ""), sealed_at_s, at)
             offsets[raw_id] = at
         elif kind == _NAME:
             _, part, number, chunk = _MOUNT.unpack_from(record)

@@ -26,6 +26,7 @@ from forebay_worker.directory import (
     name_of,
 )
 from forebay_worker.extents import Geometry
+from forebay_worker.ondisk import RECORD_BYTES
 from forebay_worker.seals import LOG_NAME, NEW_NAME, SealsLog, read_log
 
 BOOT_NAME, QUARANTINE = "boot", "quarantine"
@@ -193,7 +194,8 @@ def _noted(tier: TierDirectory, block_id: str) -> FoundBlock | None:
     sealed = tier.known.get(block_id)
     if sealed is None:
         return None
-    return FoundBlock(block_id, sealed.length, sealed.sealed_at_s * 10**9, sealed.dataset, sealed.crcs)
+    order = sealed.sealed_at_s * 10**9 + sealed.place // RECORD_BYTES
+    return FoundBlock(block_id, sealed.length, order, sealed.dataset, sealed.crcs)
 
 
 def look(tier: TierDirectory, block_id: str) -> FoundBlock | None:

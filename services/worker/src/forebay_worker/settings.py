@@ -51,9 +51,7 @@ class WorkerSettings(MemberSettings):
     idle_ttl_s: float = Field(
         600.0, gt=0, le=1e9, description="how long a dataset may be unread before hold gives it up"
     )
-    fill_streams: int = Field(
-        8, ge=1, le=256, description="requests to one source at the same time, to begin with"
-    )
+    fill_streams: int = Field(8, ge=1, le=256, description="requests to one source at the same time, to begin with")
     fill_request_extents: int = Field(
         4, ge=1, le=64, description="neighbouring extents (4 MiB) in one such request at most, to begin with"
     )
