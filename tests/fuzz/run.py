@@ -9,13 +9,13 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["forebay_fuse"]):
-    from tests.fuzz import targets
+with atheris.instrument_imports(include=["forebay_fuse", "forebay.transport", "hpack"]):
+    from tests.fuzz import targets, transport
 
 
 def main() -> None:
     """Runs until a limit of the arguments is reached or something is found; never returns."""
-    target = targets.TARGETS[sys.argv[1]]()
+    target = (targets.TARGETS | transport.TARGETS)[sys.argv[1]]()
     atheris.Setup([sys.argv[0], *sys.argv[2:]], target)
     atheris.Fuzz()
 
