@@ -15,12 +15,18 @@ from forebay.transport import Limits, frames
 from forebay.transport.frames import ErrorCode, frame, rst_stream, window_update
 
 HOLD = [*GET[:3], (":path", "/hold")]
+HOLD_BODY = [*POST[:3], (":path", "/hold")]
 ENDLESS = [*GET[:3], (":path", "/endless")]
 
 
 async def is_served(p: Pair) -> bool:
     reply = await p.client.fetch(p.peer, "GET", "/", deadline=Deadline.after(5))
     return reply.status == 200
+
+
+def endless_block(i: int, fields: bytes) -> bytes:
+    """Part ``i`` of a header block that never ends."""
+    return frame(frames.CONTINUATION if i else frames.HEADERS, 0, 1, fields)
 
 
 FLOODS: dict[str, Callable[[int], bytes]] = {
@@ -31,6 +37,11 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
     "PING": lambda i: frame(frames.PING, 0, 0, b"x" * 8),
     "PRIORITY": lambda i: frame(frames.PRIORITY, 0, 5, b"12345"),
     "unknown frames": lambda i: frame(0x42, 0, 0),
+    "single bytes of window": lambda i: headers(1, HOLD) * (not i) + window_update(1 if i % 2 else 0, 1),
+    "empty DATA": lambda i: headers(1, HOLD_BODY, end=False) * (not i) + data(1, b""),
+    "CONTINUATION": lambda i: endless_block(i, b""),
+    "CONTINUATION with fields": lambda i: endless_block(i, b"\x40\x01a\x7f\x80\x02" + b"x" * 383),
+    "huge headers": lambda i: endless_block(i, (b"\x40\x01a\x7f\x80\x7c" + b"x" * 15_999)),
 }
 
 

@@ -202,6 +202,8 @@ class RawPeer:
 
     async def send(self, *parts: bytes) -> None:
         """Sends bytes; a connection that the server has closed is no error."""
+        if self._writer.is_closing():
+            return
         try:
             self._writer.write(b"".join(parts))
             await self._writer.drain()

@@ -30,7 +30,7 @@ class Budget:
 class Budgets:
     """All budgets of one connection."""
 
-    __slots__ = ("faults", "idle_frames", "pings", "resets", "settings")
+    __slots__ = ("faults", "idle_frames", "pings", "resets", "settings", "small_updates")
 
     def __init__(self, limits: Limits) -> None:
         self.resets = Budget("resets", limits.resets_per_s)
@@ -38,8 +38,10 @@ class Budgets:
         self.settings = Budget("SETTINGS", limits.settings_per_s)
         self.pings = Budget("PINGs", limits.pings_per_s)
         self.idle_frames = Budget("frames that do nothing", limits.idle_frames_per_s)
+        self.small_updates = Budget("small WINDOW_UPDATEs", limits.small_updates_per_s)
 
     def refill(self) -> None:
         """A second has passed."""
-        for budget in (self.resets, self.faults, self.settings, self.pings, self.idle_frames):
+        for name in self.__slots__:
+            budget: Budget = getattr(self, name)
             budget.left = budget.limit

@@ -22,7 +22,7 @@ from forebay.transport.fields import FieldEncoder, HeadDecoder
 from forebay.transport.flow import ReceiveWindow
 from forebay.transport.frames import END_HEADERS, END_STREAM, ErrorCode, ProtocolError, StreamError
 from forebay.transport.heads import check_trailers
-from forebay.transport.limits import Limits
+from forebay.transport.limits import SMALL_UPDATE_BYTES, Limits
 from forebay.transport.outgoing import Outgoing
 from forebay.transport.reader import FrameReader
 from forebay.transport.streams import Input, Phase, Stream, step
@@ -431,6 +431,8 @@ class Engine(Outgoing, Generic[H]):
         if len(payload) != 4:
             raise ProtocolError(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE of another length than 4")
         increment = frames.unpack_u32(payload)[0] & 0x7FFFFFFF
+        if increment < SMALL_UPDATE_BYTES:
+            self.budgets.small_updates.spend()
         stream = self.streams.get(stream_id)
         if stream is not None:
             self._grow_stream(stream, increment)

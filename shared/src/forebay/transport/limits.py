@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from forebay.errors import ConfigError
 from forebay.transport.frames import FRAME_BYTES_MAX, FRAME_BYTES_MIN, WINDOW_DEFAULT, WINDOW_MAX
 
+SMALL_UPDATE_BYTES = 4096
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -37,6 +39,8 @@ class Limits:
     settings_per_s: int = 32
     pings_per_s: int = 128
     idle_frames_per_s: int = 1024
+    small_updates_per_s: int = 4096
+    """WINDOW_UPDATEs of less than `SMALL_UPDATE_BYTES`: who grants single bytes makes us send frames of them."""
     settings_entries_max: int = 64
 
     # our own side
