@@ -51,6 +51,8 @@ def test_a_flood_ends_the_connection_calmly(name: str) -> None:
         async with pair() as p, await RawPeer.connect(p.peer) as raw:
             # when
             for start in range(0, 20_000, 500):
+                if raw.is_closed:
+                    break
                 await raw.send(*(FLOODS[name](i) for i in range(start, start + 500)))
             # then
             last = (await raw.until_closed())[-1]

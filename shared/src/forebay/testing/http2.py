@@ -200,9 +200,14 @@ class RawPeer:
     async def __aexit__(self, *exc: object) -> None:
         self._writer.transport.abort()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._writer.is_closing()
+
     async def send(self, *parts: bytes) -> None:
         """Sends bytes; a connection that the server has closed is no error."""
-        if self._writer.is_closing():
+        if self.is_closed:
             return
         try:
             self._writer.write(b"".join(parts))
