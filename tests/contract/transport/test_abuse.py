@@ -39,10 +39,14 @@ FLOODS: dict[str, Callable[[int], bytes]] = {
     "unknown frames": lambda i: frame(0x42, 0, 0),
     "single bytes of window": lambda i: headers(1, HOLD) * (not i) + window_update(1 if i % 2 else 0, 1),
     "empty DATA": lambda i: headers(1, HOLD_BODY, end=False) * (not i) + data(1, b""),
-    "CONTINUATION": lambda i: endless_block(i, b""),
-    "CONTINUATION with fields": lambda i: endless_block(i, b"\x40\x01a\x7f\x80\x02" + b"x" * 383),
-    "huge headers": lambda i: endless_block(i, (b"\x40\x01a\x7f\x80\x7c" + b"x" * 15_999)),
 }
+
+ENDLESS_BLOCKS: dict[str, tuple[Callable[[int], bytes], int]] = {
+    "CONTINUATION": (lambda i: endless_block(i, b""), 10),
+    "CONTINUATION with fields": (lambda i: endless_block(i, b"\x40\x01a\x7f\x80\x02" + b"x" * 383), 10),
+    "huge headers": (lambda i: endless_block(i, b"\x40\x01a\x7f\x80\x7c" + b"x" * 15_999), 3),
+}
+"""Header blocks that never end, and after how many frames it is too much."""
 
 
 @pytest.mark.parametrize("name", FLOODS)
@@ -59,6 +63,19 @@ def test_a_flood_ends_the_connection_calmly(name: str) -> None:
             assert (last.kind, last.code) == (frames.GOAWAY, ErrorCode.ENHANCE_YOUR_CALM)
             assert await is_served(p)
             await eventually(lambda: p.server.connections == 1)
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ENDLESS_BLOCKS)
+def test_a_header_block_without_an_end_is_cut_off(name: str) -> None:
+    async def main() -> None:
+        part, count = ENDLESS_BLOCKS[name]
+        async with pair() as p, await RawPeer.connect(p.peer) as raw:
+            await raw.send(*map(part, range(count)))
+            last = (await raw.until_closed())[-1]
+            assert (last.kind, last.code) == (frames.GOAWAY, ErrorCode.ENHANCE_YOUR_CALM)
+            assert await is_served(p)
 
     run(main())
 

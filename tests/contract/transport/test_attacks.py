@@ -19,7 +19,7 @@ from forebay.testing.http2 import GET, headers, split_frames
 from forebay.testing.transport import eventually, pair
 from forebay.transport import Limits, frames
 from forebay.transport.frames import ErrorCode, frame, rst_stream, window_update
-from tests.contract.transport.test_abuse import FLOODS, HOLD
+from tests.contract.transport.test_abuse import ENDLESS_BLOCKS, FLOODS, HOLD
 
 ATTACKERS = 3
 CALLS = 10
@@ -115,12 +115,15 @@ async def others_are_served(address: str) -> None:
         await client.close()
 
 
-@pytest.mark.parametrize("name", FLOODS)
+ATTACKS = FLOODS | {name: part for name, (part, _) in ENDLESS_BLOCKS.items()}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
 def test_others_are_served_while_floods_come_back_again_and_again(name: str) -> None:
     async def main() -> None:
         async with pair() as p:
             before = resident_bytes()
-            with attackers(p.peer, FLOODS[name]) as found:
+            with attackers(p.peer, ATTACKS[name]) as found:
                 await others_are_served(p.peer)
                 await eventually(lambda: sum(a.connections for a in found) > 2 * ATTACKERS, timeout_s=20)
                 assert resident_bytes() - before < MEMORY_BYTES_MAX
