@@ -188,7 +188,6 @@ class FakeWorker:
     probes: int = 0
     copies: list[str | None] = field(default_factory=list)
     requests: list[tuple[int, str, bool]] = field(default_factory=list)
-    copies: int = 0
     touches: list[TouchRequest] = field(default_factory=list)
     in_flight_max: int = 0
 
@@ -216,7 +215,6 @@ class FakeWorker:
         range_text = request.headers["range"]
         self.copies.append(request.headers.get(COPY_HEADER))
         self.requests.append((target.index, range_text, request.headers.get(HOP_HEADER) == "1"))
-        self.copies += request.headers.get(COPY_HEADER) == "spare"
         await self._misbehave()
         if request.headers.get("cache-control") == ONLY_IF_CACHED:
             self.probes += 1
