@@ -105,8 +105,20 @@ def test_each_bad_reply_is_the_error_it_means(reply: Reply, error: type[ForebayE
     assert caught.value.retryable == (error is UfsUnavailable)
 
 
-def test_a_body_longer_than_asked_gives_only_what_was_asked() -> None:
-    assert reading(lambda _: Reply(206, part(100, 50), DATA[100:900])) == DATA[100:150]
+def test_a_body_longer_than_its_range_is_an_error_and_none_of_it_is_taken() -> None:
+    with pytest.raises(UfsError, match="longer"):
+        reading(lambda _: Reply(206, part(100, 50), DATA[100:900]))
+
+
+def test_bytes_behind_the_length_are_not_taken_for_the_next_answer() -> None:
+    async def main() -> None:
+        reply = Reply(206, part(100, 50), DATA[100:900], length=50)
+        async with scripted(lambda _: reply) as (s3, endpoint), opened(endpoint) as ufs:
+            for _ in range(3):
+                assert await read(ufs) == DATA[100:150]
+        assert s3.connections == 3
+
+    run(main())
 
 
 def test_a_compressed_object_is_handed_on_as_it_is_stored() -> None:

@@ -22,7 +22,9 @@ from forebay_worker.access import Asked, derive
 from forebay_worker.directory import TierSpec
 from forebay_worker.files import IoThreads
 from forebay_worker.fill import Filler
+from forebay_worker.goodput import Bounds, Plan
 from forebay_worker.index import State, StoreIndex
+from forebay_worker.lanes import Lanes
 from forebay_worker.mounts import Mounted
 from forebay_worker.moves import Mover
 from forebay_worker.observe import WorkerMetrics
@@ -88,6 +90,7 @@ class Kit:
     metrics: WorkerMetrics
     spawner: Supervisor
     mover: Mover
+    lanes: Lanes
     is_atomic: bool = True
 
     def source(self, asked: Asked) -> UfsSource:
@@ -142,6 +145,7 @@ async def kit(
     streams_max: int = 4,
     run_extents_max: int = 1,
     files_max: int = 100,
+    tunes: bool = False,
 ) -> AsyncIterator[Kit]:
     """A store over ``tiers`` (kind, directory, capacity), restored, and torn down with its invariants checked."""
     opened = [open_tier(TierSpec(*tier), setting="--tier-dirs") for tier in tiers]
@@ -152,10 +156,12 @@ async def kit(
     queue = FillQueue(streams_max=streams_max)
     try:
         async with Supervisor() as spawner:
-            filler = Filler(store, queue, spawner, metrics, run_extents_max=run_extents_max)
+            bounds = Bounds(Plan(streams_max, run_extents_max), streams_max, run_extents_max)
+            lanes = Lanes(queue, metrics, bounds, tunes=tunes)
+            filler = Filler(store, queue, spawner, metrics, lanes=lanes)
             mover = Mover(store, spawner, metrics)
             reads = Reads(store, filler, metrics, passive=passive, mover=mover)
-            parts = Kit(ufs or MemoryUfs(), store, queue, filler, reads, metrics, spawner, mover)
+            parts = Kit(ufs or MemoryUfs(), store, queue, filler, reads, metrics, spawner, mover, lanes)
             try:
                 yield parts
             finally:

@@ -208,6 +208,10 @@ class S3Admin:
         """Creates it."""
         self._client.create_bucket(Bucket=bucket)
 
+    def remove_bucket(self, bucket: str) -> None:
+        """Removes an empty one."""
+        self._client.delete_bucket(Bucket=bucket)
+
     def put(self, bucket: str, key: str, body: bytes = b"") -> str:
         """Writes one object; its ETag without quotes."""
         return str(self._client.put_object(Bucket=bucket, Key=key, Body=body)["ETag"]).strip('"')

@@ -68,7 +68,7 @@ def judge_data_reply(wanted: Wanted, status: int, headers: Mapping[str, str], di
 
     Raises:
         StaleVersion: the ETag, or the size, is another version's.
-        UfsError: the reply cannot be that range; or Range was ignored and too much stands in front of it.
+        UfsError: the reply cannot be that range, or is longer; or Range was ignored and too much stands in front of it.
         RangeNotSatisfiable: the object is shorter.
     """
     if clean_etag(headers.get("ETag")) != wanted.fingerprint:
@@ -82,6 +82,9 @@ def judge_data_reply(wanted: Wanted, status: int, headers: Mapping[str, str], di
         _check_size(wanted, int(found[3]) if found and found[3] != "*" else None)
         raise UfsError("the server sent another range", key=wanted.key, range=printable(headers["Content-Range"][:80]))
     _check_size(wanted, None if found[3] == "*" else int(found[3]))
+    length = _content_length(headers)
+    if length is not None and length > wanted.length:
+        raise UfsError("the body is longer than the range it is said to be", key=wanted.key, length=length)
     return Body(skip=0)
 
 
