@@ -40,7 +40,7 @@ async def copy(folder: Path, bucket: str, prefix: str, endpoint: str, streams: i
                 wanted = f"bytes={at}-{at + length - 1}"
                 reply = await client.get_object(Bucket=bucket, Key=key, Range=wanted)
                 async with reply["Body"] as body:
-                    while piece := await body.content.read(READ_BYTES):
+                    while piece := await body.read(READ_BYTES):
                         os.pwrite(files[key], piece, at)
                         at += len(piece)
 
