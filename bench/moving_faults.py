@@ -37,7 +37,7 @@ EXTENT = 4 * MIB
 BLOCK = 16 * MIB
 FILE_BYTES = 32 * MIB
 FILES = 8
-GIB = 1 << 30
+REQUESTS, READ = "forebay_ufs_requests_total{", "forebay_ufs_read_bytes_total{"
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,8 @@ class Bounded:
     def ufs_reads(self) -> tuple[float, float]:
         """Requests to the under store, and bytes, of all workers that answer."""
         found = [self.metrics(name) for name in self.proxies]
-        read = 'forebay_ufs_requests_total{scheme="file",operation="read"}'
-        return (
-            sum(m.get(read, 0.0) for m in found),
-            sum(m.get('forebay_ufs_read_bytes_total{scheme="file"}', 0.0) for m in found),
-        )
+        requests = (v for m in found for n, v in m.items() if n.startswith(REQUESTS) and 'operation="read"' in n)
+        return sum(requests), sum(v for m in found for n, v in m.items() if n.startswith(READ))
 
 
 @contextmanager

@@ -78,6 +78,27 @@ def test_above_the_named_pace_nobody_is_slow_however_fast_the_others_are() -> No
     assert not paces.slow(0.0)
 
 
+def test_a_queue_of_our_own_making_accuses_nobody_and_hides_nobody() -> None:
+    paces = Paces()
+    fast_cluster(paces)
+    for _ in range(10):
+        paces.answered("a", 4 * MIB, 20 * FAST, 1.0, 20)
+    assert not paces.slow(1.0)
+    for _ in range(ANSWERS):
+        paces.answered("a", 4 * MIB, 6 * SLOW, 1.0, 6)
+    assert list(paces.slow(1.0)) == ["a"]
+
+
+def test_at_most_half_of_the_members_are_slow_at_a_time() -> None:
+    paces = Paces()
+    fast_cluster(paces)
+    for name in "ab":
+        for _ in range(10):
+            paces.answered(name, 4 * MIB, SLOW, 1.0)
+    assert list(paces.slow(1.0)) == ["a"]
+    paces.validate()
+
+
 def test_after_a_while_one_request_at_a_time_tries_whether_it_is_well_again() -> None:
     paces = slowed()
     paces.asked("a", 1.0)  # as the last resort: no trial

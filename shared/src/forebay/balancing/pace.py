@@ -1,7 +1,8 @@
 """Who is slow: members whose answers from memory or disk take far longer than those of the others. Pure.
 
 A worker that fails says so; one that is slow (throttled, swapping, on a bad link) has to be found by latency alone.
-What counts is the time per MiB of answers that came from a tier: a fill from the under store is slow on anybody, and a
+What counts is the time per MiB of answers that came from a tier, divided by the requests that we had under way there
+(who waits in a queue of our own making is not slow): a fill from the under store is slow on anybody, and a
 worker that has just joined must not be shunned for it. The fastest of a member's last answers is compared, so that one
 hiccup accuses nobody, with the median of the others, so that a slow day of the whole cluster accuses nobody either.
 
@@ -19,7 +20,7 @@ from statistics import median
 ANSWERS = 3
 """Answers of which the fastest counts."""
 
-FACTOR = 4.0
+FACTOR = 3.0
 """Slow is so many times the median of the others."""
 
 S_PER_MIB_MIN = 0.010
@@ -52,19 +53,21 @@ class _Seen:
 class Paces:
     """What one process saw of its peers' pace. For one event loop; members that left are forgotten by ``retain``.
 
-    Invariants: (1) only a member that is avoided is on trial; (2) a trial begins after ``until_s``.
+    Invariants: (1) only a member that is avoided is on trial; (2) a trial begins after ``until_s``; (3) at most half of
+    the members are found slow: the others could not bear what they bear.
     """
 
     def __init__(self) -> None:
         self._seen: dict[str, _Seen] = {}
         self._slow: set[str] = set()
 
-    def answered(self, member_id: str, length: int, latency_s: float, now_s: float) -> None:
-        """A member took ``latency_s`` to answer ``length`` bytes from a tier (or has not answered them after that)."""
+    def answered(self, member_id: str, length: int, latency_s: float, now_s: float, under_way: int = 1) -> None:
+        """A member took ``latency_s`` to answer ``length`` bytes from a tier (or has not answered them after that),
+        while it had ``under_way`` requests of ours, this one included."""
         seen = self._seen.get(member_id)
         if seen is None:
             seen = self._seen[member_id] = _Seen()
-        answer = latency_s / max(SIZE_MIN, length / (1 << 20))
+        answer = latency_s / max(SIZE_MIN, length / (1 << 20)) / max(1, under_way)
         if member_id in self._slow:
             self._tried(member_id, seen, answer, now_s)
             return
@@ -102,7 +105,8 @@ class Paces:
             for name, seen in self._seen.items()
             if name != member_id and name not in self._slow and seen.answers and now_s - seen.at_s < FRESH_S
         ]
-        return bool(others) and pace > max(S_PER_MIB_MIN, FACTOR * median(others))
+        most = len(self._seen) // 2 - len(self._slow - {member_id})
+        return most > 0 and bool(others) and pace > max(S_PER_MIB_MIN, FACTOR * median(others))
 
     def _tried(self, member_id: str, seen: _Seen, answer: float, now_s: float) -> None:
         if not seen.on_trial:
@@ -122,3 +126,4 @@ class Paces:
         for name, seen in self._seen.items():
             assert not seen.on_trial or name in self._slow, name
             assert (name in self._slow) <= (seen.avoided_s > 0), name
+        assert 2 * len(self._slow) <= max(1, len(self._seen)), self._slow

@@ -95,6 +95,11 @@ class LoadTable:
         record.latency_s = before + EWMA_SHARE * (seen - before)
         record.observed_s = now_s
 
+    def under_way(self, member_id: str) -> int:
+        """Requests in flight to the member."""
+        record = self._records.get(member_id)
+        return record.in_flight if record is not None else 0
+
     def cancelled(self, member_id: str) -> None:
         """A request was given up by its caller: it says nothing about the member."""
         record = self._records.get(member_id)

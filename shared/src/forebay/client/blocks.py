@@ -345,6 +345,7 @@ class BlockSource:
         """The request, with what it says about the member recorded."""
         member_id, started = step.member.member_id, time.monotonic()
         self.loads.start(member_id, started)
+        under_way = self.loads.under_way(member_id)
         self.paces.asked(member_id, started)
         self.suspects.asked(member_id, started)
         try:
@@ -360,16 +361,16 @@ class BlockSource:
                 self.suspects.answered(member_id)
             raise
         except BaseException:
-            self._left(step, wanted, started, race)
+            self._left(step, wanted, started, under_way, race)
             raise
         now = time.monotonic()
         self.loads.finish(member_id, now, latency_s=now - started)
         self.suspects.answered(member_id)
         self._delays.answered(wanted.length, now - started)
-        self._heard(step, reply, now - started, now)
+        self._heard(step, reply, now - started, now, under_way)
         return reply
 
-    def _left(self, step: Step, wanted: Wanted, started_s: float, race: Race[DataReply] | None) -> None:
+    def _left(self, step: Step, wanted: Wanted, started_s: float, under_way: int, race: Race[DataReply] | None) -> None:
         """The request was given up: by the caller, which says nothing, or because another member was faster."""
         member_id, now = step.member.member_id, time.monotonic()
         if race is None or not race.is_over:
@@ -378,14 +379,14 @@ class BlockSource:
             self.suspects.given_up(member_id)
         elif race.error is None:
             self.loads.finish(member_id, now, latency_s=now - started_s)
-            self.paces.answered(member_id, wanted.length, now - started_s, now)
+            self.paces.answered(member_id, wanted.length, now - started_s, now, under_way)
             self.suspects.given_up(member_id)
         else:
             self.loads.finish(member_id, now, latency_s=now - started_s, ok=False)
-            self.paces.unanswered(member_id)
+            self.paces.answered(member_id, wanted.length, now - started_s, now, under_way)
             self.suspects.failed(member_id, now)
 
-    def _heard(self, step: Step, reply: DataReply, latency_s: float, now_s: float) -> None:
+    def _heard(self, step: Step, reply: DataReply, latency_s: float, now_s: float, under_way: int) -> None:
         member_id, headers = step.member.member_id, reply.headers
         weight = headers.get(SERVING_WEIGHT_HEADER)
         if weight is not None:
@@ -394,7 +395,7 @@ class BlockSource:
             except ValueError as e:
                 raise PeerMisbehaved("the worker's serving weight is no number") from e
         if headers.get(SOURCE_HEADER) in TIERS:
-            self.paces.answered(member_id, reply.length, latency_s, now_s)
+            self.paces.answered(member_id, reply.length, latency_s, now_s, under_way)
         else:
             self.paces.unanswered(member_id)
 
