@@ -344,10 +344,10 @@ def test_a_slow_home_is_found_by_latency_alone_and_avoided() -> None:
         reader = await warmed(client)
         home = home_first(cluster, client)[0]
         other = next(i for i in range(1, 4) if home_first(cluster, client, i)[0] != home)
-        for _ in range(3):  # another worker's pace is known
+        for _ in range(5):  # another worker's pace is known
             await reader.read(other * BLOCK, 1_000)
         cluster.workers[home].latency_s = 0.1
-        for _ in range(3):
+        for _ in range(5):
             await reader.read(70_000, 1_000)
         asked = len(cluster.workers[home].requests)
         for _ in range(10):

@@ -17,16 +17,16 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from statistics import median
 
-ANSWERS = 3
+ANSWERS = 5
 """Answers of which the fastest counts."""
 
 FACTOR = 3.0
 """Slow is so many times the median of the others."""
 
-S_PER_MIB_MIN = 0.010
-"""Nobody is slow who moves 100 MB/s in one stream."""
+S_PER_MIB_MIN = 0.020
+"""Nobody is slow who moves 50 MB/s in one stream."""
 
-SIZE_MIN = 0.25
+SIZE_MIN = 1.0
 """MiB that shorter answers are taken for: their time is mostly latency."""
 
 AVOIDED_S_MIN, AVOIDED_S_MAX = 5.0, 60.0
