@@ -325,8 +325,6 @@ class BlockSource:
             headers[HOP_HEADER] = "1"
         if step.probe:
             headers["cache-control"] = ONLY_IF_CACHED
-        if self._options.location_policy == "local-first-avoid-eviction" and not step.hop:
-            headers[COPY_HEADER] = "spare"
         if self._options.read_type != "CACHE":
             headers[READ_TYPE_HEADER] = self._options.read_type
         if self._options.location_policy == "local-first-avoid-eviction" and not step.hop:
