@@ -24,6 +24,9 @@ from tests.unit.worker.kit import memory_dir
 
 pytestmark = [pytest.mark.slow]
 MIB = 1 << 20
+REACHED_S = 60.0
+"""Within this a step must have been taken: some wait for a timer, and the machine may be slow."""
+
 SIZES = {"small": 100_000, "middle": 9 * MIB + 1, "large": 20 * MIB}
 AT_START = {"start.doubted", "start.booted", "log.rewritten", "log.replaced"}
 """Steps that are taken by a start on what an earlier one left (their tests are in property/worker/test_crashes)."""
@@ -53,15 +56,27 @@ async def read(c: Cluster, worker: Process, file: File, **headers: str) -> bytes
     return reply.body
 
 
+async def work_until_killed(c: Cluster, worker: Process, files: dict[str, File], step: str) -> None:
+    """Fills, seals, evicts, demotes and promotes, again and again, until the worker has killed itself at the step."""
+    try:
+        async with asyncio.timeout(REACHED_S):
+            with pytest.raises(ForebayError):  # only its death makes a read fail
+                await work(c, worker, files)
+            assert await worker.ended() == -9, "\n".join(worker.lines[-20:])
+    except TimeoutError:
+        pytest.fail(f"the step {step} was not taken within {REACHED_S} s:\n" + "\n".join(worker.lines[-20:]))
+
+
 async def work(c: Cluster, worker: Process, files: dict[str, File]) -> None:
-    """Fills, seals, evicts, demotes and promotes until the worker dies."""
-    for number in range(40):
-        for file in files.values():
-            headers = {READ_TYPE_HEADER: "CACHE_PROMOTE"} if number % 2 else {}
-            await read(c, worker, file, **headers)
-            if worker.child.returncode is not None:
-                return
+    while True:
+        await read_all(c, worker, files)
+        await read_all(c, worker, files, **{READ_TYPE_HEADER: "CACHE_PROMOTE"})
         await asyncio.sleep(0.05)
+
+
+async def read_all(c: Cluster, worker: Process, files: dict[str, File], **headers: str) -> None:
+    for file in files.values():
+        await read(c, worker, file, **headers)
 
 
 def complete_blocks(*folders: Path) -> list[Path]:
@@ -83,9 +98,7 @@ def test_killed_at_a_step_the_next_worker_finds_nothing_wrong(tmp_path: Path, me
             nth = 1 if step == "log.synced" else 2  # the log is synced every few seconds
             async with process(*given, env={"CRASH_WORKER_AT": f"{step}:{nth}"}) as worker:
                 await ready(worker)
-                with pytest.raises(ForebayError):
-                    await work(c, worker, files)
-                assert await worker.ended() == -9, "\n".join(worker.lines[-20:])
+                await work_until_killed(c, worker, files, step)
 
             # then what has the name of a complete block is complete
             for path in complete_blocks(mem, disk):
