@@ -16,6 +16,7 @@ from forebay.testing.ufs import MemoryUfs
 from forebay.ufs import PAGE_NAMES_MAX, AllowedRoots, Ufs, UfsEntry, UfsPage, UfsUri
 from forebay_master.catalog import Catalog
 from forebay_master.database import Database
+from forebay_master.mount_store import SqliteMountStore
 from forebay_master.mounts import Mounts, canonical
 from forebay_master.observe import Meters
 from forebay_master.sources import Sources
@@ -152,7 +153,7 @@ async def kit(
         sources = Sources(open_ufs, AllowedRoots.parse(roots))
         syncs = Syncs(database, sources, supervisor, meters, clock=clock, limits=sync_limits)
         stats = Stats(sources, supervisor, meters, clock=clock, limits=stat_limits)
-        mounts = Mounts(database, sources, supervisor, "test", on_gone=syncs.sweep_soon)
+        mounts = Mounts(SqliteMountStore(database), sources, supervisor, "test", on_gone=syncs.sweep_soon)
         await mounts.load()
         catalog = Catalog(lambda: mounts.table, database, syncs, stats, meters, clock=clock)
         parts = Kit(clock, database, sources, syncs, stats, mounts, catalog, metrics, supervisor, stores, opened)

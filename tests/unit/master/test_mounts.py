@@ -11,6 +11,7 @@ from forebay.contracts import MountRequest, TicketRequest, UfsOptions
 from forebay.contracts.tickets import KeyRing, verify
 from forebay.errors import Conflict, InvalidRequest, NotFound, PermissionDenied, UfsDenied
 from forebay.testing import run
+from forebay_master.mount_store import SqliteMountStore
 from forebay_master.mounts import Mounts
 from forebay_master.observe import Meters
 from forebay_master.ticketing import TicketOffice
@@ -26,7 +27,7 @@ def office(k: Kit) -> TicketOffice:
 
 
 async def loaded_again(k: Kit) -> Mounts:
-    again = Mounts(k.database, k.sources, k.supervisor, "test")
+    again = Mounts(SqliteMountStore(k.database), k.sources, k.supervisor, "test")
     await again.load()
     return again
 

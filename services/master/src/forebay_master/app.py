@@ -53,6 +53,7 @@ from forebay_master import listings, records
 from forebay_master.catalog import Catalog
 from forebay_master.database import Database
 from forebay_master.handlers import MasterRoutes
+from forebay_master.mount_store import SqliteMountStore
 from forebay_master.mounts import Mounts
 from forebay_master.observe import Meters
 from forebay_master.settings import (
@@ -171,7 +172,11 @@ class Master:
         self.syncs = Syncs(self.database, self.sources, self.spawner, meters, clock=time.time)
         self.stats = Stats(self.sources, self.spawner, meters, clock=time.time)
         self.mounts = Mounts(
-            self.database, self.sources, self.spawner, self.settings.cluster_id, on_gone=self.syncs.sweep_soon
+            SqliteMountStore(self.database),
+            self.sources,
+            self.spawner,
+            self.settings.cluster_id,
+            on_gone=self.syncs.sweep_soon,
         )
         self.catalog = Catalog(
             lambda: self.mounts.table, self.database, self.syncs, self.stats, meters, clock=time.time

@@ -16,9 +16,8 @@ from forebay.contracts import Mount, MountRequest, MountsReply
 from forebay.errors import Conflict, ForebayError, NotFound, NotReady, Overloaded
 from forebay.runtime import Deadline, Supervisor, logs
 from forebay.ufs import UfsUri, check_listable
-from forebay_master import records
-from forebay_master.database import Database
 from forebay_master.flights import to_the_end
+from forebay_master.mount_store import MountStore
 from forebay_master.namespace import MountTable, mount_id_of, normalise
 from forebay_master.records import MountOrigin
 from forebay_master.sources import Sources
@@ -40,14 +39,14 @@ class Mounts:
 
     def __init__(
         self,
-        database: Database,
+        store: MountStore,
         sources: Sources,
         supervisor: Supervisor,
         cluster_id: str,
         *,
         on_gone: Callable[[], None] = lambda: None,
     ) -> None:
-        self._database = database
+        self._store = store
         self._sources = sources
         self._supervisor = supervisor
         self._cluster_id = cluster_id
@@ -62,7 +61,7 @@ class Mounts:
 
     async def load(self) -> None:
         """Takes up the stored table."""
-        stored = await self._database.read(records.load_mounts)
+        stored = await self._store.load()
         self.table, self.revision = MountTable(stored.mounts), stored.revision
         self._origins = dict(stored.origins)
 
@@ -174,7 +173,7 @@ class Mounts:
         if standing is None:
             await self._put(request, "settings")
         elif _is_as_wanted(standing, request):
-            await self._database.write(lambda db: records.set_origin(db, standing.mount_id, "settings"), durable=True)
+            await self._store.set_origin(standing.mount_id, "settings")
             self._origins[standing.mount_id] = "settings"
         elif self._origins[standing.mount_id] == "settings":
             await self._put(request, "settings", instead_of=standing)
@@ -186,10 +185,10 @@ class Mounts:
             raise NotReady("the master is stopping")
         base = self.table.without(request.path)
         mount_id = mount_id_of(request)
-        generation = await self._database.read(lambda db: records.next_generation(db, mount_id))
+        generation = await self._store.next_generation(mount_id)
         mount = _mount(request, mount_id, generation)
         table = base.with_mount(mount) if instead_of else self.table.with_mount(mount)
-        revision = await self._database.write(lambda db: records.put_mount(db, mount, origin), durable=True)
+        revision = await self._store.put(mount, origin)
         if instead_of is not None:
             self._origins.pop(instead_of.mount_id)
         self._origins[mount_id] = origin
@@ -200,7 +199,7 @@ class Mounts:
         return mount
 
     async def _remove(self, mount: Mount) -> None:
-        revision = await self._database.write(lambda db: records.remove_mount(db, mount.mount_id), durable=True)
+        revision = await self._store.remove(mount.mount_id)
         self._origins.pop(mount.mount_id)
         self._publish(self.table.without(mount.path), revision)
         LOG.info("unmounted", path=mount.path, mount_id=mount.mount_id)
