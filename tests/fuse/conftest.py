@@ -32,7 +32,7 @@ def fill_source(source: Path) -> None:
     (source / "void").mkdir()
 
 
-def file_cluster(source: Path, mount: Path, *gateway: str, **spec: object) -> LocalCluster:
+def file_cluster(source: Path, mount: Path, *gateway: str, short_circuit: bool = True) -> LocalCluster:
     """A cluster of one worker over ``source``, mounted at ``mount``; names are looked up anew every second."""
     flags = {"master": ("--block-size", str(BLOCK_BYTES), "--max-age-s", "1"), "gateway": gateway}
     return LocalCluster(
@@ -42,7 +42,7 @@ def file_cluster(source: Path, mount: Path, *gateway: str, **spec: object) -> Lo
             worker_mem_bytes=256 * MIB,
             mount_dirs=(mount,),
             extra=flags,
-            **spec,  # type: ignore[arg-type]  # the caller names fields of ClusterSpec
+            short_circuit=short_circuit,
         )
     )
 

@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -191,7 +192,7 @@ class Mounted(RuleBasedStateMachine):
         """Forward and back."""
         handle = data.draw(st.sampled_from(self.handles))
         by = offset if whence == os.SEEK_SET else -offset
-        found = [outcome(lambda fd=fd: os.lseek(fd, by, whence)) for fd in (handle.mounted, handle.plain)]  # type: ignore[misc]  # bound at once
+        found = [outcome(partial(os.lseek, fd, by, whence)) for fd in (handle.mounted, handle.plain)]
         assert found[0] == found[1]
 
     @precondition(lambda self: self.handles)

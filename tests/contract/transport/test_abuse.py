@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from forebay.runtime import Deadline
 from forebay.testing import run
-from forebay.testing.http2 import GET, POST, RawPeer, data, headers
+from forebay.testing.http2 import GET, POST, Frame, RawPeer, data, headers
 from forebay.testing.transport import Pair, eventually, pair
 from forebay.transport import Limits, frames
 from forebay.transport.frames import ErrorCode, frame, rst_stream, window_update
@@ -91,6 +92,10 @@ def test_bytes_that_are_no_frames_end_the_connection() -> None:
     run(main())
 
 
+def is_data(stream_id: int, seen: Frame) -> bool:
+    return seen.kind == frames.DATA and seen.stream_id == stream_id
+
+
 def test_a_peer_that_asks_for_more_streams_than_agreed_is_refused_those() -> None:
     async def main() -> None:
         async with pair(limits=Limits(streams_max=4)) as p, await RawPeer.connect(p.peer) as raw:
@@ -99,7 +104,7 @@ def test_a_peer_that_asks_for_more_streams_than_agreed_is_refused_those() -> Non
             assert refused.code == ErrorCode.REFUSED_STREAM
             p.seen.release.set()
             for stream_id in (1, 3, 5, 7):
-                await raw.until(lambda f, i=stream_id: f.kind == frames.DATA and f.stream_id == i)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+                await raw.until(partial(is_data, stream_id))
 
     run(main())
 

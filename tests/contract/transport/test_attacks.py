@@ -88,9 +88,9 @@ class Attacker(threading.Thread):
 
 
 @contextlib.contextmanager
-def attackers(address: str, part: Callable[[int], bytes] | None, **how: object) -> Iterator[list[Attacker]]:
+def attackers(address: str, part: Callable[[int], bytes] | None, *, first: bytes = b"") -> Iterator[list[Attacker]]:
     """Several at once."""
-    found = [Attacker(address, part, **how) for _ in range(ATTACKERS)]  # type: ignore[arg-type]  # passed on as given
+    found = [Attacker(address, part, first=first) for _ in range(ATTACKERS)]
     for attacker in found:
         attacker.start()
     try:

@@ -30,7 +30,7 @@ TIMEOUT_S = 20.0
 def tool(name: str) -> str:
     path = shutil.which(name) or shutil.which(f"/usr/sbin/{name}")
     if path is None:
-        pytest.skip(f"{name} is not installed")
+        pytest.fail(f"{name} is not installed: .ci/system test")
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +12,7 @@ from typing import Protocol
 import google_crc32c
 
 from forebay_worker import recovery
-from forebay_worker.directory import Manner, TierDirectory, TierSpec
+from forebay_worker.directory import PRODUCTION, Manner, PartMap, TierDirectory, TierSpec
 from forebay_worker.extents import Geometry
 from forebay_worker.files import BlockFile
 from forebay_worker.recovery import Scan
@@ -108,8 +109,8 @@ class DirectoryShelf:
         fd, part_map = tier.create_part(block_id, length, "m1")
         self.files[block_id] = self._file(fd, length, part_map)
 
-    def _file(self, fd: int, length: int, part_map: object, crcs: dict[int, int] | None = None) -> BlockFile:
-        file = BlockFile(fd, length, in_memory=False, part_map=part_map)  # type: ignore[arg-type]  # object for brevity
+    def _file(self, fd: int, length: int, part_map: PartMap | None, crcs: dict[int, int] | None = None) -> BlockFile:
+        file = BlockFile(fd, length, in_memory=False, part_map=part_map)
         file.geometry = Geometry(length, EXTENT)
         file.crcs = [(crcs or {}).get(extent) for extent in range(file.geometry.count)]
         return file
@@ -178,9 +179,14 @@ class DirectoryShelf:
         return {path.name for path in self.path.glob("??/*")} - known
 
 
-def small(steps: Steps = nothing, **system: object) -> Manner:
+def small(
+    steps: Steps = nothing,
+    *,
+    fsync: Callable[[int], None] = PRODUCTION.fsync,
+    syncfs: Callable[[int], None] = PRODUCTION.syncfs,
+) -> Manner:
     """A directory's manner with extents that a test can count."""
-    return Manner(steps=steps, extent_size=EXTENT, sync_min_bytes=SYNC_MIN, **system)  # type: ignore[arg-type]  # by name
+    return Manner(steps, fsync, syncfs, sync_min_bytes=SYNC_MIN, extent_size=EXTENT)
 
 
 def content(block_id: str, length: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -97,7 +98,7 @@ def test_a_newcomer_takes_its_blocks_from_their_former_home_and_not_from_the_und
             gone(file)
             assert await whole(made, new, file) == DATA
             # read from its start, it is completed
-            await until(lambda file=file: sealed(new, file))  # type: ignore[misc]  # bound now
+            await until(partial(sealed, new, file))
 
     with_cluster(tmp_path, body)
 

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 import pytest
 
 from forebay.balancing import Surroundings, entry_worker, entry_workers, ranking
 from forebay.balancing.entry import LocationPolicy
 from forebay.contracts import Member
+from forebay.contracts.records import MemberState
 
 BLOCKS = [f"{number:032x}" for number in range(400)]
 LOCAL_POLICIES: tuple[LocationPolicy, ...] = ("local-first", "local-first-avoid-eviction")
 
 
-def worker(name: str, **more: object) -> Member:
-    return Member(member_id=name, role="worker", tcp=f"{name}:1", **more)  # type: ignore[arg-type]  # free-form keywords
+def worker(name: str, *, state: MemberState = "live", available_bytes: int = 0) -> Member:
+    return Member(member_id=name, role="worker", tcp=f"{name}:1", state=state, available_bytes=available_bytes)
 
 
 MEMBERS = [worker("a", available_bytes=10), worker("b", available_bytes=30), worker("c", available_bytes=20)]
 
 
-def entry(policy: LocationPolicy, block: str = BLOCKS[0], members: list[Member] = MEMBERS, **around: object) -> str:
-    surroundings = Surroundings(**around)  # type: ignore[arg-type]  # free-form keywords
+def entry(
+    policy: LocationPolicy,
+    block: str = BLOCKS[0],
+    members: list[Member] = MEMBERS,
+    *,
+    local: Collection[str] = (),
+    turn: int = 0,
+    reserved_bytes: int = 0,
+) -> str:
+    surroundings = Surroundings(local, turn, reserved_bytes)
     found = entry_worker(policy, ranking(block, members, 9), entry_workers(members), surroundings)
     return found.member_id if found is not None else "home"
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from forebay.balancing import Load, LoadTable, choose, pressure
 from forebay.balancing.selection import FAILURE_LATENCY_S, FORGET_HALF_LIFE_S, LATENCY_PRIOR_S
 from forebay.contracts import Member
+from forebay.contracts.records import MemberState
 from forebay.errors import PeerUnavailable
 
 
-def worker(name: str, **more: object) -> Member:
-    return Member(member_id=name, role="worker", tcp=f"{name}:7000", **more)  # type: ignore[arg-type]  # free-form keywords
+def worker(name: str, *, state: MemberState = "live", serving_weight: float = 1.0) -> Member:
+    return Member(member_id=name, role="worker", tcp=f"{name}:7000", state=state, serving_weight=serving_weight)
 
 
 LOADS = st.builds(

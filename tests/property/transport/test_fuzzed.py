@@ -5,10 +5,6 @@ For longer, and to keep what it finds: ``python -m tests.fuzz.run http2_server -
 
 from __future__ import annotations
 
-import importlib.util
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,11 +13,7 @@ from forebay.testing.http2 import headers, server_engine
 from forebay.transport import frames
 from forebay.transport.frames import ProtocolError
 from tests.fuzz import transport
-
-SECONDS = 4
-RUNS_MIN = 100
-INPUT_BYTES_MAX = 2000
-HAS_ATHERIS = importlib.util.find_spec("atheris") is not None
+from tests.fuzz.short import finds_nothing, needs_atheris
 
 
 @pytest.mark.parametrize("target", sorted(transport.TARGETS))
@@ -55,25 +47,7 @@ def test_a_broken_rule_ends_a_conversation_with_goaway() -> None:
     transport.http2_server(transport.reads(headers(1)))
 
 
-@pytest.mark.skipif(not HAS_ATHERIS, reason="atheris has no wheel for this platform")
+@needs_atheris
 @pytest.mark.parametrize("target", sorted(transport.TARGETS))
 def test_the_fuzzer_finds_nothing(target: str, tmp_path: Path) -> None:
-    # given
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
-    for number, seed in enumerate(transport.seeds()[target]):
-        (corpus / f"seed-{number}").write_bytes(seed)
-    # when
-    limits = [
-        f"-max_total_time={SECONDS}",
-        f"-max_len={INPUT_BYTES_MAX}",
-        "-timeout=20",
-        f"-artifact_prefix={tmp_path}/",
-    ]
-    command = [sys.executable, "-m", "tests.fuzz.run", target, *limits, str(corpus)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
-    # then
-    assert done.returncode == 0, done.stderr[-4000:]
-    runs = re.search(r"Done (\d+) runs", done.stderr)
-    assert runs is not None, done.stderr[-4000:]
-    assert int(runs[1]) > RUNS_MIN
+    finds_nothing(target, transport.seeds()[target], tmp_path)

@@ -18,7 +18,7 @@ from forebay.contracts.blocks import format_range
 from forebay.errors import DeadlineExceeded, InvalidRequest, NotFound, StaleVersion
 from forebay.telemetry import Telemetry, quiet
 from forebay.testing import run
-from forebay.testing.fake_cluster import FakeCluster, entry_of
+from forebay.testing.fake_cluster import FakeCluster, Fault, entry_of
 
 BLOCK = 256 << 10
 SEGMENT = 64 << 10
@@ -259,10 +259,10 @@ def test_when_the_home_does_not_listen_the_next_in_ranking_serves_without_forwar
 
 
 @pytest.mark.parametrize("fault", ["stall", "overloaded", "truncate", "shift"])
-def test_when_the_home_fails_the_next_in_ranking_serves(fault: str) -> None:
+def test_when_the_home_fails_the_next_in_ranking_serves(fault: Fault) -> None:
     async def body(cluster: FakeCluster, client: Client) -> None:
         home, second, _ = home_first(cluster, client)
-        cluster.workers[home].fault = fault  # type: ignore[assignment]  # the parameters are the literals
+        cluster.workers[home].fault = fault
         reader = await client.open("/a")
         assert await reader.read(70_000, 1_000) == DATA[70_000:71_000]
         assert [hop for _, _, hop in cluster.workers[second].requests] == [True]
@@ -377,7 +377,9 @@ def test_who_was_offered_a_block_is_asked_first_and_its_home_if_it_has_lost_it()
 
 
 @pytest.mark.parametrize("policy", ["local-first", "local-first-avoid-eviction"])
-def test_local_first_asks_the_worker_of_this_host_and_says_where_a_copy_may_go(tmp_path: Path, policy: str) -> None:
+def test_local_first_asks_the_worker_of_this_host_and_says_where_a_copy_may_go(
+    tmp_path: Path, policy: LocationPolicy
+) -> None:
     (tmp_path / "nonce").write_text("a" * 32)
 
     async def body(cluster: FakeCluster, client: Client) -> None:
@@ -398,7 +400,7 @@ def test_local_first_asks_the_worker_of_this_host_and_says_where_a_copy_may_go(t
 
     def change(o: ClientOptions) -> ClientOptions:
         local = replace(held_off(o), short_circuit_dirs=(tmp_path,), reserved_bytes=50)
-        return replace(local, location_policy=policy)  # type: ignore[arg-type]  # the parameters are the literals
+        return replace(local, location_policy=policy)
 
     with_client(body, workers=3, change=change)
 

@@ -165,6 +165,6 @@ async def kit(
     await database.close()
 
 
-def request(path: str = "/", uri: str = ROOT, **fields: float | None) -> MountRequest:
+def request(path: str = "/", uri: str = ROOT, *, max_age_s: float | None = 60.0) -> MountRequest:
     """A request in canonical form."""
-    return canonical(MountRequest(path=path, ufs_uri=uri, **fields))  # type: ignore[arg-type]  # a test's shorthand
+    return canonical(MountRequest(path=path, ufs_uri=uri, max_age_s=max_age_s))

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from forebay.contracts.blocks import ByteRange
+from forebay.contracts.records import TierName
 from forebay.testing import run
 from forebay.testing.ufs import MemoryUfs
 from forebay_worker.scrub import Scrubber
@@ -126,7 +128,7 @@ def test_after_its_first_read_memory_is_served_from_the_mapping_at_once(mem: Pat
     async def main() -> None:
         ufs = MemoryUfs()
         asked = asked_for(ufs.put("a", content(5 * MIB)))
-        part = asked_part(asked.length)
+        part = ByteRange(0, asked.length)
         async with kit(("MEM", mem, 64 * MIB), ufs=ufs) as parts:
             await parts.read(asked)
         async with kit(("MEM", mem, 64 * MIB), ufs=ufs) as parts:
@@ -135,12 +137,6 @@ def test_after_its_first_read_memory_is_served_from_the_mapping_at_once(mem: Pat
             assert parts.reads.at_once(asked, part) is not None
 
     run(main())
-
-
-def asked_part(length: int):  # type: ignore[no-untyped-def]  # a ByteRange
-    from forebay.contracts.blocks import ByteRange
-
-    return ByteRange(0, length)
 
 
 async def scrubbed(parts: Kit) -> Scrubber:
@@ -152,11 +148,11 @@ async def scrubbed(parts: Kit) -> Scrubber:
 @pytest.mark.parametrize("tier", ["MEM", "SSD"])
 @pytest.mark.parametrize("size", [100_000, 9 * MIB + 1, 16 * MIB])
 def test_the_scrubber_finds_a_flipped_bit_and_the_block_is_dropped(
-    mem: Path, tmp_path: Path, tier: str, size: int
+    mem: Path, tmp_path: Path, tier: TierName, size: int
 ) -> None:
     async def main() -> None:
         folder = mem if tier == "MEM" else tmp_path / "t"
-        async with kit((tier, folder, 64 * MIB)) as parts:  # type: ignore[arg-type]  # a TierName
+        async with kit((tier, folder, 64 * MIB)) as parts:
             good, bad = content(size), content(size, 1)
             asked = [asked_for(parts.ufs.put(name, data)) for name, data in (("good", good), ("bad", bad))]
             for one in asked:

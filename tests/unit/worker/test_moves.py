@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from forebay.contracts.blocks import ByteRange
 from forebay.testing import run
 from forebay.testing.ufs import MemoryUfs
 from forebay_worker.access import Asked
@@ -62,9 +63,7 @@ def test_a_promoted_block_lives_in_memory_and_only_there(mem: Path, tmp_path: Pa
     run(main())
 
 
-def part(asked: Asked):  # type: ignore[no-untyped-def]  # a ByteRange
-    from forebay.contracts.blocks import ByteRange
-
+def part(asked: Asked) -> ByteRange:
     return ByteRange(0, asked.length)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from forebay.contracts import Member
+from forebay.contracts.records import MemberState
 from forebay.testing.ufs import MemoryUfs
 from forebay_worker.rebalance import Handover, Targets, handover
 from tests.unit.worker.kit import asked_for, content
 
 
-def worker(name: str, state: str = "live") -> Member:
-    return Member(member_id=name, role="worker", tcp=f"{name}:1", state=state)  # type: ignore[arg-type]  # a literal
+def worker(name: str, state: MemberState = "live") -> Member:
+    return Member(member_id=name, role="worker", tcp=f"{name}:1", state=state)
 
 
 A, B, C = worker("a"), worker("b"), worker("c")

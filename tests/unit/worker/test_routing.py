@@ -9,6 +9,7 @@ import pytest
 
 from forebay.balancing import ranking
 from forebay.contracts import ClusterMap, Member
+from forebay.contracts.records import MemberState
 from forebay_worker.routing import SUSPECT_S, Homes, ReadOptions, Route, SecondReads, Upstream, route
 
 BLOCKS = [f"{number:032x}" for number in range(200)]
@@ -18,8 +19,8 @@ def a_map(*members: Member, epoch: int = 1) -> ClusterMap:
     return ClusterMap(cluster_id="c", epoch=epoch, revision=epoch, members=members)
 
 
-def worker(name: str, state: str = "live") -> Member:
-    return Member(member_id=name, role="worker", tcp=f"{name}:1", state=state)  # type: ignore[arg-type]  # a literal
+def worker(name: str, state: MemberState = "live") -> Member:
+    return Member(member_id=name, role="worker", tcp=f"{name}:1", state=state)
 
 
 @pytest.mark.parametrize(
