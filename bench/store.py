@@ -28,10 +28,11 @@ from forebay.runtime import Supervisor
 from forebay.telemetry import Metrics
 from forebay.ufs import UfsUri
 from forebay_worker.access import Asked, derive
+from forebay_worker.block import State
 from forebay_worker.directory import TierSpec
 from forebay_worker.files import IoThreads
 from forebay_worker.fill import Filler
-from forebay_worker.index import State, StoreIndex
+from forebay_worker.index import StoreIndex
 from forebay_worker.mounts import Mounted
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.policies import POLICIES, Policy

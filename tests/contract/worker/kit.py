@@ -23,7 +23,8 @@ from forebay.transport import HttpClient, HttpServer, Reply
 from forebay.transport.app import ServiceInfo, make_app, record_response
 from forebay.ufs import UfsUri
 from forebay.ufs.posix import file_fingerprint
-from forebay_worker.app import Worker, plan_tiers, running
+from forebay_worker.app import Worker, running
+from forebay_worker.opening import plan_tiers
 from forebay_worker.settings import WorkerSettings
 
 MIB = 1 << 20

@@ -6,8 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from forebay_worker.block import Block, State
 from forebay_worker.extents import Geometry
-from forebay_worker.index import Block, Refused, Reserved, State, StoreIndex
+from forebay_worker.index import Refused, Reserved, StoreIndex
 from forebay_worker.policies import Lru
 from forebay_worker.policies.rules import TierRules
 

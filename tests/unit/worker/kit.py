@@ -19,11 +19,12 @@ from forebay.telemetry import Metrics
 from forebay.testing.ufs import MemoryUfs
 from forebay.ufs import Ufs, UfsFile, UfsUri
 from forebay_worker.access import Asked, derive
+from forebay_worker.block import State
 from forebay_worker.directory import TierSpec
 from forebay_worker.files import IoThreads
 from forebay_worker.fill import Filler
 from forebay_worker.goodput import Bounds, Plan
-from forebay_worker.index import State, StoreIndex
+from forebay_worker.index import StoreIndex
 from forebay_worker.lanes import Lanes
 from forebay_worker.mounts import Mounted
 from forebay_worker.moves import Mover

@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
+from forebay_worker.block import CHARGE_UNIT, TRANSITIONS, Block, Event, State
 from forebay_worker.extents import Geometry
-from forebay_worker.index import CHARGE_UNIT, TRANSITIONS, Block, Event, Refused, Reserved, State, StoreIndex
+from forebay_worker.index import Refused, Reserved, StoreIndex
 from forebay_worker.policies import Hold, Lru
 from forebay_worker.policies.rules import TierRules
 

@@ -13,7 +13,7 @@ from forebay.contracts.blocks import ByteRange
 from forebay.testing import run
 from forebay.testing.ufs import MemoryUfs
 from forebay_worker.access import Asked
-from forebay_worker.index import Block
+from forebay_worker.block import Block
 from forebay_worker.routing import ReadOptions
 from tests.unit.worker.kit import MIB, Kit, asked_for, content, kit, memory_dir
 from tests.unit.worker.test_integrity import flip

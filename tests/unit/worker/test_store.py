@@ -15,7 +15,7 @@ from forebay.errors import NotCached, NotFound, StaleVersion, UfsUnavailable
 from forebay.testing import run
 from forebay.testing.ufs import MemoryUfs, ReadCall
 from forebay_worker.access import Asked
-from forebay_worker.index import State
+from forebay_worker.block import State
 from forebay_worker.policies.rules import TierRules
 from forebay_worker.routing import ReadOptions
 from tests.unit.worker.kit import MIB, Kit, asked_for, content, kit, memory_dir

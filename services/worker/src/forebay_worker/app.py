@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import resource
 import socket
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -29,7 +27,6 @@ from forebay.runtime import (
     read_tls,
     stop_event,
 )
-from forebay.runtime.cgroup import memory_limit_bytes
 from forebay.runtime.tls import TlsFiles
 from forebay.telemetry import Telemetry, setup
 from forebay.transport import HttpClient, HttpServer
@@ -38,20 +35,22 @@ from forebay.ufs import AllowedRoots
 from forebay_worker import gauges
 from forebay_worker.access import Gate
 from forebay_worker.admin import AdminRoutes
+from forebay_worker.block import State
 from forebay_worker.budget import Budget, Rates
-from forebay_worker.directory import Manner, TierDirectory, TierSpec
+from forebay_worker.directory import TierDirectory, TierSpec
 from forebay_worker.entrance import Entrance
 from forebay_worker.files import IoThreads
 from forebay_worker.fill import Filler
 from forebay_worker.goodput import Bounds, Plan
 from forebay_worker.handlers import BlockRoutes, HandlerOptions
-from forebay_worker.index import State, StoreIndex
+from forebay_worker.index import StoreIndex
 from forebay_worker.keeping import Keeping
 from forebay_worker.lanes import Lanes
 from forebay_worker.mount_watch import MountWatch, UfsPool
 from forebay_worker.mounts import MountBook
 from forebay_worker.moves import Mover
 from forebay_worker.observe import WorkerMetrics
+from forebay_worker.opening import files_within_limit, give_back, open_tiers, plan_tiers
 from forebay_worker.origins import Origins
 from forebay_worker.place import PlaceRoutes
 from forebay_worker.policies import POLICIES
@@ -63,19 +62,9 @@ from forebay_worker.rebalance import Rebalance
 from forebay_worker.routing import Homes
 from forebay_worker.scrub import Scrubber
 from forebay_worker.serving import serving_weight
-from forebay_worker.settings import (
-    TIER_SETTING,
-    WorkerSettings,
-    check_outside_sources,
-    default_tier,
-    parse_tier,
-    resolve_tiers,
-    space_at,
-    tuning_of,
-)
-from forebay_worker.steps import from_environment
+from forebay_worker.settings import WorkerSettings, tuning_of
 from forebay_worker.store import Store
-from forebay_worker.tiers import boot_id, open_tier, undo
+from forebay_worker.tiers import boot_id
 from forebay_worker.tuning import Tuning
 from forebay_worker.vitals import CpuMeter, VitalSigns, load_checks
 
@@ -91,19 +80,6 @@ AVAILABLE_UNIT = 64 << 20
 """Free bytes are announced in such steps: who chooses by them needs no more, and the map changes less often."""
 
 GIB = 1 << 30
-
-
-def plan_tiers(settings: WorkerSettings) -> list[TierSpec]:
-    """The tier directories with their sizes, checked against memory, disks and sources.
-
-    Raises:
-        ConfigError: they cannot work; names ``tier_dirs``.
-    """
-    texts = [parse_tier(text) for text in settings.tier_dirs] or [default_tier(settings)]
-    spaces = [space_at(text.path) for text in texts]
-    specs = resolve_tiers(texts, spaces, memory=memory_limit_bytes(), reserve=settings.heap_reserve)
-    check_outside_sources(specs, AllowedRoots.parse(settings.ufs_roots))
-    return specs
 
 
 @dataclass(frozen=True)
@@ -244,16 +220,7 @@ class Worker:
         metrics = self.telemetry.metrics
         metrics.observed("forebay_worker_in_flight", "Block reads being answered", lambda: self.routes.in_flight)
         metrics.observed("forebay_worker_fills_in_flight", "Requests to fill sources", lambda: self.queue.in_flight)
-        per_source = ("source",)
-        metrics.observed_by(
-            "forebay_worker_fill_streams", "Requests that a source gets at once", per_source, self.lanes.streams
-        )
-        metrics.observed_by(
-            "forebay_worker_fill_request_extents", "Extents of a request", per_source, self.lanes.request_extents
-        )
-        metrics.observed_by(
-            "forebay_worker_fill_goodput_bytes_per_second", "Measured by tuning", per_source, self.lanes.goodputs
-        )
+        gauges.observe_lanes(metrics, self.lanes)
         metrics.observed("forebay_worker_fillings", "Blocks being filled or half filled", lambda: len(self.filler))
         for state in State:
             name = f"forebay_worker_blocks_{state.value}"
@@ -445,33 +412,6 @@ class Worker:
         await asyncio.to_thread(self.telemetry.shutdown)
 
 
-def files_within_limit(files_max: int) -> int:
-    """``files_max``, or what the descriptor limit allows (a mapped file takes two, sockets need some)."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY or soft < hard:
-        soft = min(hard, max(soft, 65_536)) if hard != resource.RLIM_INFINITY else max(soft, 65_536)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return max(16, min(files_max, (soft - 256) // 4))
-
-
-def open_tiers(specs: Sequence[TierSpec]) -> list[TierDirectory]:
-    """All directories, or none.
-
-    Raises:
-        ConfigError: one of them cannot be used.
-    """
-    opened: list[TierDirectory] = []
-    manner = Manner(steps=from_environment(os.environ))
-    try:
-        for spec in specs:
-            opened += [open_tier(spec, setting=TIER_SETTING, manner=manner)]
-    except BaseException:
-        for tier in opened:
-            undo(tier)
-        raise
-    return opened
-
-
 async def serve(settings: WorkerSettings) -> int:
     """Runs a worker until SIGTERM or SIGINT; its exit code."""
     logs.setup("forebay-worker", settings.log_level, settings.log_json)
@@ -489,7 +429,7 @@ async def running(settings: WorkerSettings, specs: Sequence[TierSpec]) -> AsyncI
     secrets = Secrets(read_key_ring(settings), read_tls(settings), read_admin_token(settings))
     tiers = open_tiers(specs)
     async with AsyncExitStack() as last:
-        last.callback(_give_back, tiers)
+        last.callback(give_back, tiers)
         async with Supervisor() as spawner:
             worker = Worker(settings, secrets, tiers, spawner)
             last.push_async_callback(worker.release)
@@ -497,8 +437,3 @@ async def running(settings: WorkerSettings, specs: Sequence[TierSpec]) -> AsyncI
                 yield worker
             finally:
                 await worker.close()
-
-
-def _give_back(tiers: Sequence[TierDirectory]) -> None:
-    for tier in tiers:
-        undo(tier)

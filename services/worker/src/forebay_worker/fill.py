@@ -19,9 +19,9 @@ import google_crc32c
 from forebay.errors import ForebayError, InternalError, NotFound, StaleVersion
 from forebay.runtime import logs
 from forebay_worker.access import Asked
+from forebay_worker.block import Block, State
 from forebay_worker.files import BlockFile, TierFailed
 from forebay_worker.goodput import Bounds, Plan
-from forebay_worker.index import Block, State
 from forebay_worker.lanes import Lanes
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.queue import FillQueue, Run

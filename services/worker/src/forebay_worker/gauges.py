@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from forebay.telemetry import Metrics
-from forebay_worker.index import Held
+from forebay_worker.lanes import Lanes
+from forebay_worker.room import Held
 from forebay_worker.scrub import Scrubber
 from forebay_worker.store import Store
 
@@ -61,3 +62,11 @@ def observe(metrics: Metrics, store: Store, scrubber: Scrubber) -> None:
         labels,
         by_tier(lambda n: store.restart.quarantines[n].size_bytes),
     )
+
+
+def observe_lanes(metrics: Metrics, lanes: Lanes) -> None:
+    """What tuning does with each source of fills."""
+    labels = ("source",)
+    metrics.observed_by("forebay_worker_fill_streams", "Requests that a source gets at once", labels, lanes.streams)
+    metrics.observed_by("forebay_worker_fill_request_extents", "Extents of a request", labels, lanes.request_extents)
+    metrics.observed_by("forebay_worker_fill_goodput_bytes_per_second", "Measured by tuning", labels, lanes.goodputs)

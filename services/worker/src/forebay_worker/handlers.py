@@ -34,8 +34,9 @@ from forebay.errors import ForebayError, InvalidRequest, Overloaded
 from forebay.runtime import logs
 from forebay.transport.app import read_record, record_response
 from forebay_worker.access import Asked
+from forebay_worker.block import Block
 from forebay_worker.entrance import Entrance
-from forebay_worker.index import Block, StoreIndex
+from forebay_worker.index import StoreIndex
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.origins import Origins
 from forebay_worker.reads import Read, Reads

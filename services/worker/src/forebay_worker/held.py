@@ -10,9 +10,9 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable
 
+from forebay_worker.block import Block
 from forebay_worker.directory import is_open_elsewhere
 from forebay_worker.files import IoThreads
-from forebay_worker.index import Block
 
 PROBE_PERIOD_S = 0.5
 HELD_MAX = 4096

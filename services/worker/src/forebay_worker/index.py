@@ -1,18 +1,14 @@
 """The store's index: which blocks are here, in which state, and who owns every byte of capacity.
 
-Pure: it decides and counts; ``store.Store`` does. A block's life is the table ``TRANSITIONS``::
-
-    (absent) --reserve--> FILLING --complete--> SEALING --sealed--> SEALED
-                             |                     |                   |
-                             +-----evict/fail------+-------------------+--> LEAVING --left--> (absent)
+Pure: it decides and counts; ``store.Store`` does. ``block`` has a block's life.
 
 Capacity is reserved for the whole block when its fill starts, so that a fill never runs out of room half-way, and is
 given back when the file is unlinked, nobody has it open any more, *and* the last lease (a read that holds the mapping)
 has ended.
 
-A worker may hold a million small blocks, so a sealed block that nobody uses is one packed number (``_pack``) and not
-an object: 48 bytes instead of some 250. ``Block`` objects of sealed blocks are made when they are asked for and live
-as long as somebody holds them; whoever asks meanwhile gets the same object.
+A worker may hold a million small blocks, so a sealed block that nobody uses is one packed number (``block.pack``) and
+not an object: 48 bytes instead of some 250. ``Block`` objects of sealed blocks are made when they are asked for and
+live as long as somebody holds them; whoever asks meanwhile gets the same object.
 
 A move between tiers (promotion, demotion) reserves room in the new tier first; when the copy has its final name there,
 ``end_move`` makes it the block, and what is left in the old tier becomes a *ghost*: a LEAVING block of the same id
@@ -22,150 +18,17 @@ whose bytes count until its file is gone. While there is a ghost, the id is not 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from forebay.contracts.records import EXTENT_SIZE
+from forebay_worker.block import TRANSITIONS, Block, Event, State, charge_of, dataset_of, pack, tier_of, unpack
 from forebay_worker.extents import ExtentSet, Geometry
 from forebay_worker.policies import Policy
-from forebay_worker.policies.rules import Fill, TierRules, excess, has_room
-
-CHARGE_UNIT = 4096
-"""Files occupy whole pages; a block is charged for them."""
-
-CRCS_INLINE_MAX = 4
-"""Checksums that the index itself keeps: those of blocks under 16 MiB; larger ones have a sidecar."""
+from forebay_worker.policies.rules import TierRules
+from forebay_worker.room import Held, TierRoom
 
 DATASETS_MAX = 65_535
 """Mounts that are told apart in figures; blocks of further ones count under no name."""
-
-_TIER_AT, _DATASET_AT, _HAS_CRCS_AT, _CRCS_AT = 48, 56, 72, 73
-
-
-class State(Enum):
-    """Where a block is in its life."""
-
-    FILLING = "filling"
-    SEALING = "sealing"
-    SEALED = "sealed"
-    LEAVING = "leaving"
-
-
-class Event(Enum):
-    """What can happen to a block."""
-
-    COMPLETE = "complete"
-    SEAL = "seal"
-    LEAVE = "leave"
-
-
-TRANSITIONS: dict[tuple[State, Event], State] = {
-    (State.FILLING, Event.COMPLETE): State.SEALING,
-    (State.SEALING, Event.SEAL): State.SEALED,
-    (State.FILLING, Event.LEAVE): State.LEAVING,
-    (State.SEALING, Event.LEAVE): State.LEAVING,
-    (State.SEALED, Event.LEAVE): State.LEAVING,
-}
-"""Every legal move; any other pair is a bug of ours and raises ``ValueError``."""
-
-
-def charge_of(length: int) -> int:
-    """Bytes of capacity that a block of ``length`` bytes takes."""
-    return -(-length // CHARGE_UNIT) * CHARGE_UNIT
-
-
-class Block:
-    """One block of the index.
-
-    ``tier`` is the place of its directory in the list. ``busy`` counts tasks that fill, seal or move it, ``leases``
-    reads that use its bytes: with either it is not evictable. ``held`` means that its file is unlinked and still open
-    somewhere. The index itself keeps the checksums of blocks of up to ``CRCS_INLINE_MAX`` extents.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_crcs",
-        "_extents",
-        "_packed",
-        "block_id",
-        "busy",
-        "dataset",
-        "held",
-        "leases",
-        "length",
-        "moving_to",
-        "state",
-        "tier",
-        "unlinked",
-    )
-
-    def __init__(
-        self,
-        block_id: str,
-        tier: int,
-        length: int,
-        state: State,
-        *,
-        dataset: str = "",
-        extents: ExtentSet | None = None,
-    ) -> None:
-        self.block_id = block_id
-        self.tier = tier
-        self.length = length
-        self.state = state
-        self.dataset = dataset
-        self._extents = extents
-        self.leases = 0
-        self.busy = 0
-        self.unlinked = False
-        self.held = False
-        self.moving_to: int | None = None
-        self._crcs: tuple[int, ...] | None = ()
-        self._packed = 0
-
-    @property
-    def crcs(self) -> tuple[int, ...]:
-        """CRC32C sums of the extents, if the index keeps them."""
-        if self._crcs is None:
-            count = -(-self.length // EXTENT_SIZE)
-            self._crcs = tuple(self._packed >> _CRCS_AT + 32 * number & 0xFFFFFFFF for number in range(count))
-        return self._crcs
-
-    @crcs.setter
-    def crcs(self, crcs: tuple[int, ...]) -> None:
-        self._crcs = crcs
-
-    def has_packed_crcs(self, packed: int) -> None:
-        """They are taken out when they are asked for."""
-        self._crcs, self._packed = None, packed
-
-    @property
-    def extents(self) -> ExtentSet:
-        """Which extents are present; of a sealed block all."""
-        return ExtentSet(Geometry(self.length), full=True) if self._extents is None else self._extents
-
-    @property
-    def charge(self) -> int:
-        """Bytes of capacity it takes."""
-        return charge_of(self.length)
-
-    @property
-    def is_evictable(self) -> bool:
-        """Whether nobody fills, awaits, seals, moves or reads it."""
-        return self.leases == 0 and self.busy == 0 and self.state in {State.FILLING, State.SEALED}
-
-    @property
-    def is_going(self) -> bool:
-        """Whether it is leaving and nothing holds it up."""
-        return self.state is State.LEAVING and self.leases == 0 and self.busy == 0 and not self.held
-
-    def completed(self) -> None:
-        """It needs no set of extents any more."""
-        self._extents = None
-
-    def __repr__(self) -> str:
-        return f"<Block {self.block_id} {self.state.value} tier={self.tier} {self.leases=} {self.busy=}>"
 
 
 @dataclass(frozen=True)
@@ -183,30 +46,6 @@ class Refused:
     reason: str
 
 
-@dataclass
-class Held:
-    """What one mount has in one tier directory."""
-
-    blocks: int = 0
-    used_bytes: int = 0
-
-
-@dataclass
-class _Tier:
-    capacity: int
-    policy: Policy
-    used: int = 0
-    out: set[str] = field(default_factory=set)
-    mounts: dict[str, Held] = field(default_factory=dict)
-    rules: TierRules = field(default_factory=TierRules)
-    asked: int = 0
-    """Bytes that found no room since the last pass of eviction."""
-
-    @property
-    def in_service(self) -> bool:
-        return not self.out
-
-
 class StoreIndex:
     """Blocks and capacity of all tier directories of one worker.
 
@@ -222,7 +61,7 @@ class StoreIndex:
     """
 
     def __init__(self, tiers: Iterable[tuple[int, Policy]]) -> None:
-        self._tiers = [_Tier(capacity, policy) for capacity, policy in tiers]
+        self._tiers = [TierRoom(capacity, policy) for capacity, policy in tiers]
         self._blocks: dict[str, Block | int] = {}
         self._awake: WeakValueDictionary[str, Block] = WeakValueDictionary()
         self._leaving: set[Block] = set()
@@ -260,7 +99,7 @@ class StoreIndex:
         """Ids of the sealed blocks of one tier directory now."""
         mine = []
         for block_id, found in self._blocks.items():
-            if not isinstance(found, Block) and (found >> _TIER_AT & 0xFF) == tier:
+            if not isinstance(found, Block) and tier_of(found) == tier:
                 mine.append(block_id)
         return mine
 
@@ -272,7 +111,7 @@ class StoreIndex:
             places = {found.tier, found.moving_to}
         else:
             awake = self._awake.get(block_id)
-            places = set() if found is None else {found >> _TIER_AT & 0xFF, awake.moving_to if awake else None}
+            places = set() if found is None else {tier_of(found), awake.moving_to if awake else None}
         return tier in places or (ghost is not None and ghost.tier == tier)
 
     def held(self) -> list[Block]:
@@ -306,13 +145,13 @@ class StoreIndex:
         for number, tier in enumerate(self._tiers):
             if not tier.in_service or charge > tier.capacity:
                 continue
-            if is_spare and not has_room(self._fill(number), charge, tier.rules, is_spare=True):
+            if is_spare and not tier.has_room(charge, is_spare=True):
                 reason = "reserved"
                 continue
             admission = tier.policy.admit(block_id, charge, dataset, now_s)
             if not admission.is_admitted:
                 reason = admission.reason
-            elif has_room(self._fill(number), charge, tier.rules):
+            elif tier.has_room(charge):
                 tier.asked += 0 if is_spare else admission.evict_bytes
                 block = Block(block_id, number, geometry.length, State.FILLING, extents=ExtentSet(geometry))
                 return Reserved(self._add(block, dataset, now_s))
@@ -322,10 +161,6 @@ class StoreIndex:
         if pressed is not None:
             pressed.asked = max(pressed.asked, charge)
         return Refused(reason)
-
-    def _fill(self, number: int) -> Fill:
-        tier = self._tiers[number]
-        return Fill(tier.capacity, tier.used, asked=tier.asked)
 
     def leaving_bytes(self) -> int:
         """Bytes of all tiers in blocks that were let go of and whose room is not back yet."""
@@ -344,16 +179,12 @@ class StoreIndex:
         return self._tiers[tier].policy
 
     def excess(self, tier: int) -> int:
-        """Bytes to evict in the background now; see ``policies.rules``. What was asked for counts once."""
-        held = self._tiers[tier]
-        fill = Fill(held.capacity, held.used, self._leaving_bytes(tier), held.asked)
-        held.asked = 0
-        return excess(fill, held.rules, keeps_full=held.policy.keeps_full)
+        """Bytes to evict in the background now. What was asked for counts once."""
+        return self._tiers[tier].take_excess(self._leaving_bytes(tier))
 
     def is_pressed(self, tier: int) -> bool:
         """Whether a pass of eviction has something to do there."""
-        held = self._tiers[tier]
-        return held.asked > 0 or (not held.policy.keeps_full and held.used > held.capacity * held.rules.high)
+        return self._tiers[tier].is_pressed
 
     def victims(self, tier: int, need_bytes: int, now_s: float = 0.0) -> tuple[Block, ...]:
         """Evictable blocks of one tier, in the policy's order, that together free ``need_bytes``, as far as there are
@@ -406,7 +237,7 @@ class StoreIndex:
     def _fits(self, block_id: str, length: int, tier: int) -> bool:
         held = self._tiers[tier]
         is_known = block_id in self._blocks or block_id in self._ghosts
-        return not is_known and length >= 1 and charge_of(length) <= held.capacity - held.used
+        return not is_known and length >= 1 and charge_of(length) <= held.free
 
     def _add(self, block: Block, dataset: str, now_s: float) -> Block:
         block.dataset = dataset if self._number_of(dataset) else ""
@@ -414,24 +245,8 @@ class StoreIndex:
         self._counts[block.state] += 1
         tier = self._tiers[block.tier]
         tier.used += block.charge
-        self._enter(block, now_s)
+        tier.enter(block, now_s)
         return block
-
-    def _enter(self, block: Block, now_s: float) -> None:
-        tier = self._tiers[block.tier]
-        tier.policy.inserted(block.block_id, block.charge, block.dataset, now_s)
-        held = tier.mounts.setdefault(block.dataset, Held())
-        held.blocks += 1
-        held.used_bytes += block.charge
-
-    def _quit(self, block: Block) -> None:
-        tier = self._tiers[block.tier]
-        tier.policy.removed(block.block_id)
-        held = tier.mounts[block.dataset]
-        held.blocks -= 1
-        held.used_bytes -= block.charge
-        if not held.blocks:
-            del tier.mounts[block.dataset]
 
     # -- what happens to a block
 
@@ -461,7 +276,7 @@ class StoreIndex:
         self._move(block, Event.LEAVE)
         self._blocks[block.block_id] = block
         self._leaving.add(block)
-        self._quit(block)
+        self._tiers[block.tier].quit(block)
 
     def unnamed(self, block: Block) -> None:
         """Its file is unlinked, but somebody else has it open: the name is free, the bytes are not."""
@@ -500,7 +315,7 @@ class StoreIndex:
         with ``end_move`` or ``abandon_move``."""
         target = self._tiers[to]
         can = block.state is State.SEALED and block.moving_to is None and block.tier != to
-        if not can or not target.in_service or block.charge > target.capacity - target.used:
+        if not can or not target.in_service or block.charge > target.free:
             return False
         if block.block_id in self._ghosts:
             return False
@@ -518,9 +333,9 @@ class StoreIndex:
         self._counts[State.LEAVING] += 1
         self._ghosts[block.block_id] = ghost
         self._leaving.add(ghost)
-        self._quit(block)
+        self._tiers[block.tier].quit(block)
         block.tier = to
-        self._enter(block, now_s)
+        self._tiers[to].enter(block, now_s)
         self._rest(block)
         return ghost
 
@@ -577,14 +392,14 @@ class StoreIndex:
 
     def _rest(self, block: Block) -> None:
         """A sealed block becomes a number; the object lives on while somebody holds it."""
-        self._blocks[block.block_id] = _pack(block, self._number_of(block.dataset))
+        self._blocks[block.block_id] = pack(block, self._number_of(block.dataset))
         self._awake[block.block_id] = block
 
     def _wake(self, block_id: str, packed: int) -> Block:
         block = self._awake.get(block_id)
         if block is None:
-            block = _unpack(block_id, packed)
-            block.dataset = self._datasets[packed >> _DATASET_AT & 0xFFFF]
+            block = unpack(block_id, packed)
+            block.dataset = self._datasets[dataset_of(packed)]
             self._awake[block_id] = block
         return block
 
@@ -632,25 +447,6 @@ class StoreIndex:
         named = {*self._ghosts.values(), *(b for b in self._blocks.values() if isinstance(b, Block))}
         _check(not any(b.held for b in named), 7, "held")
         _check(self._counts == {state: sum(b.state is state for b in blocks) for state in State}, 8, "counts")
-
-
-def _pack(block: Block, dataset: int) -> int:
-    """Length, tier, mount and, if they are few, checksums of a sealed block as one number: 48 bytes of heap for one
-    checksum."""
-    packed = block.length | block.tier << _TIER_AT | dataset << _DATASET_AT
-    if 0 < len(block.crcs) <= CRCS_INLINE_MAX:
-        packed |= 1 << _HAS_CRCS_AT
-        for number, crc in enumerate(block.crcs):
-            packed |= crc << _CRCS_AT + 32 * number
-    return packed
-
-
-def _unpack(block_id: str, packed: int) -> Block:
-    length = packed & (1 << _TIER_AT) - 1
-    block = Block(block_id, packed >> _TIER_AT & 0xFF, length, State.SEALED)
-    if packed >> _HAS_CRCS_AT & 1:
-        block.has_packed_crcs(packed)
-    return block
 
 
 def _check(holds: bool, number: int, what: object) -> None:

@@ -17,7 +17,7 @@ from forebay.errors import Detail, InvalidRequest, NotFound, TooLarge
 from forebay.runtime import logs
 from forebay.ufs import UfsDir, UfsFile
 from forebay_worker.access import Asked
-from forebay_worker.index import Block, State
+from forebay_worker.block import Block, State
 from forebay_worker.mount_watch import UfsPool
 from forebay_worker.mounts import MountBook, Mounted
 from forebay_worker.policies import POLICIES

@@ -8,9 +8,9 @@ directories, and the next start drops one of them.
 
 from __future__ import annotations
 
+from forebay_worker.block import Block, State
 from forebay_worker.files import BlockFile, Corrupt, TierFailed
 from forebay_worker.fill import Spawner
-from forebay_worker.index import Block, State
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.store import Store
 

@@ -13,9 +13,9 @@ from forebay.contracts.blocks import ByteRange
 from forebay.contracts.blocks import Source as SourceName
 from forebay.errors import InternalError, NotCached
 from forebay_worker.access import Asked
+from forebay_worker.block import Block, State
 from forebay_worker.files import Corrupt, TierFailed
 from forebay_worker.fill import Abandoned, Filler, Filling
-from forebay_worker.index import Block, State
 from forebay_worker.moves import Mover
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.peers import PeerSource

@@ -22,7 +22,7 @@ from forebay.contracts.tickets import KeyRing, TicketClaims, sign
 from forebay.errors import ForebayError, NotCached
 from forebay.runtime import Deadline, logs
 from forebay_worker.access import Asked
-from forebay_worker.index import Block, State
+from forebay_worker.block import Block, State
 from forebay_worker.mounts import Mounted
 from forebay_worker.peers import BlockClient
 from forebay_worker.routing import Homes

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 
 from forebay.runtime import logs
 from forebay_worker import recovery
+from forebay_worker.block import Block, charge_of
 from forebay_worker.directory import TierDirectory
 from forebay_worker.extents import Geometry
 from forebay_worker.files import IoThreads
-from forebay_worker.index import Block, StoreIndex, charge_of
+from forebay_worker.index import StoreIndex
 from forebay_worker.ondisk import Seals
 from forebay_worker.recovery import FoundBlock, FoundPart, Mended, Scan
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import google_crc32c
 
+from forebay_worker.block import Block, State
 from forebay_worker.directory import TierDirectory, name_of
 from forebay_worker.extents import Geometry
 from forebay_worker.files import Corrupt, TierFailed
-from forebay_worker.index import Block, State
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.store import Store
 

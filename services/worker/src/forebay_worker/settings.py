@@ -14,8 +14,8 @@ from forebay.contracts.records import ReadType, TierName
 from forebay.errors import ConfigError
 from forebay.runtime import MemberSettings, Size, parse_size
 from forebay.ufs import AllowedRoots
+from forebay_worker.block import CHARGE_UNIT
 from forebay_worker.directory import TierSpec
-from forebay_worker.index import CHARGE_UNIT
 from forebay_worker.policies import POLICIES, PolicyName
 from forebay_worker.tuning import Tuning
 

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from functools import partial
 
 from forebay.runtime import logs
+from forebay_worker.block import Block, State
 from forebay_worker.directory import TierDirectory, is_open_elsewhere
 from forebay_worker.extents import Geometry
 from forebay_worker.files import BlockFile, Corrupt, IoThreads, OpenFiles, TierFailed, translated
 from forebay_worker.health import Health
 from forebay_worker.held import HeldFiles
-from forebay_worker.index import Block, Reserved, State, StoreIndex
+from forebay_worker.index import Reserved, StoreIndex
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.recovery import Mended
 from forebay_worker.restart import Restart
