@@ -31,7 +31,7 @@ from forebay.runtime.tls import TlsFiles
 from forebay.telemetry import Telemetry, setup
 from forebay.transport import HttpClient, HttpServer
 from forebay.transport.app import ServiceInfo, make_app
-from forebay.ufs import AllowedRoots
+from forebay.ufs import AllowedRoots, open_ufs
 from forebay_worker import gauges
 from forebay_worker.access import Gate
 from forebay_worker.admin import AdminRoutes
@@ -46,7 +46,7 @@ from forebay_worker.handlers import BlockRoutes, HandlerOptions
 from forebay_worker.index import StoreIndex
 from forebay_worker.keeping import Keeping
 from forebay_worker.lanes import Lanes
-from forebay_worker.mount_watch import MountWatch, UfsPool
+from forebay_worker.mount_watch import MountWatch
 from forebay_worker.mounts import MountBook
 from forebay_worker.moves import Mover
 from forebay_worker.observe import WorkerMetrics
@@ -66,6 +66,7 @@ from forebay_worker.settings import WorkerSettings, tuning_of
 from forebay_worker.store import Store
 from forebay_worker.tiers import boot_id
 from forebay_worker.tuning import Tuning
+from forebay_worker.under_stores import UfsPool
 from forebay_worker.vitals import CpuMeter, VitalSigns, load_checks
 
 SERVING_PERIOD_S = 30.0
@@ -122,7 +123,7 @@ class Worker:
             keys=self.ring,
         )
         self.book = MountBook(settings.cluster_id, AllowedRoots.parse(settings.ufs_roots))
-        self.pool = UfsPool(self.telemetry)
+        self.pool = UfsPool(self.book, partial(open_ufs, telemetry=self.telemetry))
         state_dir = settings.state_dir or self.tiers[0].spec.path
         self.watch = MountWatch(self.book, self.client, self.masters, state_dir, self.pool)
         self._build_store()

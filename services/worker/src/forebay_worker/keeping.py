@@ -18,7 +18,6 @@ from forebay.runtime import logs
 from forebay.ufs import UfsDir, UfsFile
 from forebay_worker.access import Asked
 from forebay_worker.block import Block, State
-from forebay_worker.mount_watch import UfsPool
 from forebay_worker.mounts import MountBook, Mounted
 from forebay_worker.policies import POLICIES
 from forebay_worker.policies.governed import Governed
@@ -26,6 +25,7 @@ from forebay_worker.policies.ledger import Ledger, MountRules
 from forebay_worker.policies.versions import Versions
 from forebay_worker.store import Store
 from forebay_worker.tuning import Tuning, patched
+from forebay_worker.under_stores import UfsPool
 
 SWEEP_PERIOD_S = 1.0
 """How often a step of the sweep for blocks past their time is made."""

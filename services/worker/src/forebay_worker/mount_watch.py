@@ -1,4 +1,4 @@
-"""Follows the masters' mount table, keeps the last good copy on disk, and opens the under stores behind the mounts."""
+"""Follows the masters' mount table and keeps the last good copy on disk."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from pathlib import Path
 from forebay.contracts import MountsReply, decode, encode
 from forebay.errors import ForebayError
 from forebay.runtime import Deadline, logs
-from forebay.telemetry import Telemetry
 from forebay.transport import HttpClient
-from forebay.ufs import Ufs, open_ufs
-from forebay_worker.mounts import MountBook, Mounted
+from forebay_worker.mounts import MountBook
+from forebay_worker.under_stores import UfsPool
 
 MOUNTS_PATH = "/v1/mounts"
 FILE_NAME = "mounts.v1"
@@ -56,7 +55,7 @@ class MountWatch:
         except (OSError, ForebayError) as e:
             self._log.warning("mount_copy_unusable", path=str(self._path), error=str(e))
             return
-        await self._pool.keep(self._book.all())
+        await self._pool.keep_known()
 
     async def run(self) -> None:
         """Polls for ever."""
@@ -102,60 +101,11 @@ class MountWatch:
         self._changed.set()
         self._changed.clear()
         self.on_change()
-        await self._pool.keep(self._book.all())
+        await self._pool.keep_known()
         try:
             await asyncio.to_thread(_replace, self._path, encode(reply))
         except OSError as e:
             self._log.warning("mount_copy_not_written", path=str(self._path), error=str(e))
-
-
-class UfsPool:
-    """Opened under stores by mount. Mounts are opened when they appear: an S3 client takes half a second of imports
-    and parsing, which the first reader of a cold mount would wait for."""
-
-    def __init__(self, telemetry: Telemetry) -> None:
-        self._telemetry = telemetry
-        self._opened: dict[tuple[str, int], Ufs] = {}
-        self._lock = asyncio.Lock()
-        self._new: asyncio.Queue[Mounted] = asyncio.Queue()
-        self._names: set[tuple[str, int]] = set()
-        self._log = logs.get("forebay_worker.mounts")
-
-    async def run(self) -> None:
-        """Opens mounts that have appeared, for ever. One that cannot be opened now is tried again by who reads it."""
-        while True:
-            mounted = await self._new.get()
-            try:
-                if mounted.name in self._names:
-                    await self.get(mounted)
-            except ForebayError as e:
-                self._log.warning("ufs_not_opened", mount_id=mounted.mount.mount_id, error=e.message)
-
-    async def get(self, mounted: Mounted) -> Ufs:
-        """The mount's under store, opened at its first use. Raises what ``open_ufs`` raises."""
-        ufs = self._opened.get(mounted.name)
-        if ufs is not None:
-            return ufs
-        async with self._lock:
-            if mounted.name not in self._opened:
-                self._opened[mounted.name] = await open_ufs(
-                    mounted.uri, mounted.mount.options, telemetry=self._telemetry
-                )
-            return self._opened[mounted.name]
-
-    async def keep(self, mounts: Sequence[Mounted]) -> None:
-        """Has the under stores of new mounts opened, and closes those of mounts that are gone; reads of them fail."""
-        names = {mounted.name for mounted in mounts}
-        for mounted in mounts:
-            if mounted.name not in self._names:
-                self._new.put_nowait(mounted)
-        self._names = names
-        for name in [name for name in self._opened if name not in names]:
-            await self._opened.pop(name).close()
-
-    async def close(self) -> None:
-        """Closes all."""
-        await self.keep(())
 
 
 def _read_bounded(path: Path) -> bytes:

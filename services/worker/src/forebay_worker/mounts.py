@@ -88,6 +88,11 @@ class MountBook:
             raise PermissionDenied(f"this worker may not read the mount: {judged.message}", mount_id=mount_id)
         return judged
 
+    def holds(self, name: tuple[str, int]) -> bool:
+        """Whether the mount of this name may be read now."""
+        judged = self._mounts.get(name[0])
+        return isinstance(judged, Mounted) and judged.name == name
+
     def all(self) -> list[Mounted]:
         """Every mount that may be read."""
         return [judged for judged in self._mounts.values() if isinstance(judged, Mounted)]

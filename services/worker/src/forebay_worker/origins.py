@@ -10,10 +10,10 @@ from forebay.contracts import Member
 from forebay.contracts.blocks import ByteRange, block_path
 from forebay_worker.access import Asked
 from forebay_worker.budget import Budget
-from forebay_worker.mount_watch import UfsPool
 from forebay_worker.peers import BUFFERS_MAX, BlockClient, PeerCall, PeerSource
 from forebay_worker.routing import Homes, ReadOptions, SecondReads, Upstream
 from forebay_worker.sources import BlockSource, UfsSource
+from forebay_worker.under_stores import UfsPool
 
 
 @dataclass(frozen=True)
