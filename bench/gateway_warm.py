@@ -26,7 +26,7 @@ QUICK_FILE_BYTES = 16 * MIB
 BUDGET_S = 40.0
 PASSTHROUGH_PAIRS_MIN = 9
 QUALIFYING_RUNS = 3
-LOCAL = ("local", "spliced")
+LOCAL = ("local", "spliced", "helper")
 """What the gateway calls the sources of bytes out of block files of this host."""
 
 SEQ1 = Fio(("--rw=read", "--bs=1M", "--ioengine=psync", "--invalidate=1"), loops=2)

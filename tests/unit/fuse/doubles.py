@@ -216,6 +216,7 @@ class FakeSink:
 
     replies: dict[int, Reply] = field(default_factory=dict)
     notices: list[bytes] = field(default_factory=list)
+    elsewhere: list[int] = field(default_factory=list)
     takes: bool = True
     splices: bool = True
 
@@ -233,6 +234,14 @@ class FakeSink:
         if not self.splices:
             return False
         return self.reply([header, *(os.pread(fd, length, offset) for fd, offset, length in pieces)])
+
+    def answered(self, unique: int) -> None:
+        """Remembers what somebody else has answered."""
+        self.elsewhere.append(unique)
+
+    def is_awaited(self, unique: int) -> bool:
+        """Whether nobody has answered it yet."""
+        return unique not in self.replies
 
     def notify(self, message: bytes) -> None:
         """Keeps it."""

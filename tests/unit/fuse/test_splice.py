@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from forebay_fuse.mounting import reply_pipe
+from forebay_fuse.pipes import reply_pipe
 from forebay_fuse.splice import PAGE_BYTES, Piece, Pipe, pages
 
 SLOTS = 16

@@ -32,6 +32,12 @@ class Sink(Protocol):
     def reply_files(self, header: bytes, pieces: Sequence[Piece]) -> bool:
         """Sends one reply out of files on tmpfs; False if that could not be tried."""
 
+    def answered(self, unique: int) -> None:
+        """Another process has sent the reply to a request."""
+
+    def is_awaited(self, unique: int) -> bool:
+        """Whether the kernel still waits for the reply to a request."""
+
     def notify(self, message: bytes) -> None:
         """Sends a notification, some time."""
 
@@ -56,6 +62,15 @@ class Answers:
     def ok(self, unique: int, body: bytes = b"") -> bool:
         """A good reply."""
         return self.sink is not None and self.sink.reply((replies.ok(unique, body),))
+
+    def answered(self, unique: int) -> None:
+        """A reply that a data helper has sent."""
+        if self.sink is not None:
+            self.sink.answered(unique)
+
+    def is_awaited(self, unique: int) -> bool:
+        """Whether a request must still be answered, by us."""
+        return self.sink is not None and self.sink.is_awaited(unique)
 
     def fail(self, unique: int, number: int) -> None:
         """An error."""

@@ -21,17 +21,20 @@ from forebay.client import Client, ClientOptions
 from forebay.contracts import WIRE_VERSION, LookupReply, StatusReply
 from forebay.errors import ConfigError, ForebayError, NotFound, PeerError
 from forebay.runtime import Deadline, check_exposure, logs, read_tls, stop_event
+from forebay.runtime.cgroup import cpu_quota
 from forebay.telemetry import Telemetry, setup
 from forebay.transport import HttpServer
 from forebay.transport.app import ServiceInfo, make_app
-from forebay_fuse import memory, mounting, takeover
+from forebay_fuse import measuring, memory, mounting, takeover
 from forebay_fuse.backing import DeviceBackings
 from forebay_fuse.device import Device
 from forebay_fuse.gateway import Gateway
+from forebay_fuse.helpers import Helpers
 from forebay_fuse.inodes import InodeTable
 from forebay_fuse.journal import Buffer, SessionRecord
 from forebay_fuse.keeping import Keeping
 from forebay_fuse.memfd import MemfdJournal
+from forebay_fuse.pipes import reply_pipe
 from forebay_fuse.protocol import layout
 from forebay_fuse.settings import FuseSettings
 from forebay_fuse.splice import PAGE_BYTES, Pipe
@@ -119,6 +122,7 @@ class Service:
         self.device: Device | None = None
         self.keeping: Keeping | None = None
         self.journal: MemfdJournal | None = None
+        self.helpers: Helpers | None = None
         self.is_ready = False
         self._is_kept = self._is_over = False
         self._watch: asyncio.Task[None] | None = None
@@ -167,7 +171,7 @@ class Service:
             ConfigError: a setting that cannot work; nothing is mounted then.
         """
         settings = self.settings
-        pipe = Pipe(lambda: mounting.reply_pipe(PIPE_BYTES))
+        pipe = Pipe(lambda: reply_pipe(PIPE_BYTES))
         if settings.keeper is not None:  # the client first: while we wait for our predecessor's end, it serves
             await self.client.start()
             self.keeping = await Keeping.connect(settings.keeper, Deadline.after(settings.registry_timeout))
@@ -175,6 +179,7 @@ class Service:
             await self._take_over(self.keeping, pipe)
         else:
             await self._begin(pipe)
+        await self._help(pipe)
         self._tide = asyncio.create_task(memory.watch(self._held, mounting.give_memory_back), name="memory")
         if self.keeping is not None:
             self._watch = asyncio.create_task(self.keeping.watch(), name="keeper-watch")
@@ -183,6 +188,20 @@ class Service:
         LOG.info(
             "ready", address=self.server.address, member_id=self.member_id, mountpoint=str(self.session.mountpoint)
         )
+
+    async def _help(self, pipe: Pipe) -> None:
+        """Starts data helpers, if they are wanted; by ``auto`` they must be faster than we are alone."""
+        assert self.device is not None
+        assert self.gateway is not None
+        count = measuring.wanted(self.settings.threads, cpu_quota())
+        if not count:
+            return
+        self.helpers = helpers = Helpers(self.device.fd, count, pipe_bytes=PIPE_BYTES, metrics=self.telemetry.metrics)
+        helpers.start()
+        if self.settings.threads == "auto" and not await measuring.is_better(helpers, pipe):
+            await helpers.close()
+            return
+        self.gateway.files.hands = helpers
 
     async def _begin(self, pipe: Pipe) -> None:
         """A new session."""
@@ -332,6 +351,8 @@ class Service:
     async def _leave(self) -> None:
         if self.gateway is not None:
             await self.gateway.leave()
+        if self.helpers is not None:
+            await self.helpers.close()
         if self.device is not None:
             self.device.close()
         LOG.warning("mount_left_to_keeper", mountpoint=str(self.settings.mountpoint))
@@ -341,6 +362,8 @@ class Service:
             LOG.warning("mount_abandoned", mountpoint=str(self.session.mountpoint))
             if not await asyncio.to_thread(mounting.abandon, self.session):
                 LOG.error("mount_left_behind", mountpoint=str(self.session.mountpoint))
+        if self.helpers is not None:
+            await self.helpers.close()
         if self.gateway is not None:
             await self.gateway.close()
         if self.device is not None:

@@ -46,6 +46,11 @@ class Device:
         self._notices = Notices(self._write_notice)
         self.ended = asyncio.Event()
 
+    @property
+    def fd(self) -> int:
+        """The open device; -1 once closed."""
+        return self._fd
+
     def start(self) -> None:
         """Begins to read."""
         os.set_blocking(self._fd, False)
@@ -135,14 +140,19 @@ class Device:
         except OSError as e:
             return self._refused(e, sum(map(len, parts)))
         finally:
-            self._done(unique)
+            self.answered(unique)
         return True
 
-    def _done(self, unique: int) -> None:
+    def answered(self, unique: int) -> None:
+        """The kernel has the reply, or does not want it."""
         self._intake.answered(unique)
         if self._full:
             self._full = False
             self.resume()
+
+    def is_awaited(self, unique: int) -> bool:
+        """Whether the kernel still waits for the reply to a request."""
+        return self._fd >= 0 and is_awaited(self._fd, unique)
 
     def reply_files(self, header: bytes, pieces: Sequence[Piece]) -> bool:
         """Sends one reply whose bytes lie in files on tmpfs; False if that could not be tried, and nothing was sent."""
@@ -156,7 +166,7 @@ class Device:
         except OSError as e:
             self._refused(e, length)
         finally:
-            self._done(unique)
+            self.answered(unique)
         return True
 
     def _refused(self, error: OSError, length: int) -> bool:
@@ -178,7 +188,7 @@ class Device:
 
 
 def is_awaited(device: int, unique: int) -> bool:
-    """Whether the kernel still waits for the reply to a request that an earlier process has read."""
+    """Whether the kernel still waits for the reply to a request, which another process may have answered."""
     try:
         os.write(device, recovery.is_awaited(unique))
     except OSError as e:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from forebay.errors import NotFound, StaleVersion
 from forebay.telemetry import Metrics
@@ -11,9 +13,16 @@ from forebay_fuse.buffers import Buffers
 from forebay_fuse.errno_door import Refused
 from forebay_fuse.handles import HandleTable, OpenFile
 from forebay_fuse.names import Names
-from forebay_fuse.protocol import replies, requests
+from forebay_fuse.protocol import jobs, replies, requests
 from forebay_fuse.protocol.requests import Request
 from forebay_fuse.view import View
+
+
+class Hands(Protocol):
+    """Who may answer READs of local blocks for us: data helpers."""
+
+    def hand(self, unique: int, message: bytes, fds: Sequence[int], done: Callable[[bool], None]) -> bool:
+        """Gives one READ away; False if nobody takes it. ``done`` is told when it is over, and False if it is ours."""
 
 
 class Files:
@@ -22,6 +31,8 @@ class Files:
     def __init__(self, view: View, names: Names, handles: HandleTable, answers: Answers, *, metrics: Metrics) -> None:
         self._view, self._names = view, names
         self._handles, self._answers = handles, answers
+        self.hands: Hands | None = None
+        self.again: Callable[[Request], None] = lambda request: None
         self.buffers = Buffers(view.max_background, view.read_max)
         self._read = metrics.counter("forebay_fuse_read_bytes_total", "bytes read, by where they were", ("source",))
         metrics.observed("forebay_fuse_buffers", "reply buffers in use", lambda: self.buffers.used)
@@ -32,6 +43,15 @@ class Files:
         if not length:
             self._answers.ok(unique)
             return True
+        if self.hands is not None and self._by_helper(self.hands, request, file, offset, length):
+            return True
+        return self._alone(unique, file, offset, length)
+
+    def read_alone(self, request: Request) -> bool:
+        """As `read`, for a READ that a helper did not answer."""
+        return self._alone(request.unique, *self._range(request))
+
+    def _alone(self, unique: int, file: OpenFile, offset: int, length: int) -> bool:
         if self._from_files(unique, file, offset, length):
             return True
         views = file.reader.peek(offset, length)
@@ -51,6 +71,27 @@ class Files:
             block.count(piece.length)
         self._read.add(length, "spliced")
         return True
+
+    def _by_helper(self, hands: Hands, request: Request, file: OpenFile, offset: int, length: int) -> bool:
+        """Has a helper answer out of block files; False if it cannot, or none has time."""
+        local = file.local(offset, length) if self._view.splice else None
+        if local is None or len(local) > jobs.PIECES_MAX:
+            return False
+        own, unique = request._replace(body=memoryview(bytes(request.body))), request.unique
+
+        def done(answered: bool) -> None:
+            if answered:
+                self._answers.answered(unique)
+                self._read.add(length, "helper")
+                for block, piece in local:
+                    block.count(piece.length)
+            elif self._answers.is_awaited(unique):
+                self.again(own)
+            else:
+                self._answers.answered(unique)
+
+        message = jobs.job(replies.header(unique, length), [(piece.offset, piece.length) for _, piece in local])
+        return hands.hand(unique, message, [piece.fd for _, piece in local], done)
 
     async def fetch(self, request: Request) -> None:
         """READ through the SDK, into a buffer and from there to the kernel."""

@@ -77,7 +77,8 @@ class Gateway:
         self._answers = Answers(telemetry.metrics)
         names = Names(client, view, inodes, self._answers)
         listing = Listing(client, view, inodes, names, self.handles, answers=self._answers)
-        files = Files(view, names, self.handles, self._answers, metrics=telemetry.metrics)
+        self.files = files = Files(view, names, self.handles, self._answers, metrics=telemetry.metrics)
+        files.again = self._unhelped
         self.opening = opening = Opening(client, view, names, self.handles, self._answers, metrics=telemetry.metrics)
         self._trace = Trace()
         own: dict[str, Text] = {"stats": telemetry.metrics.render, "trace": self._trace.text, **(texts or {})}
@@ -170,10 +171,20 @@ class Gateway:
         if inline is not None and inline(request) is not False:
             return
         if waiting is not None:  # the body is read again, and the device's buffer is not ours until then
-            own = request._replace(body=memoryview(bytes(request.body)))
-            self.waits.add(request.unique, self._answer_later(own, waiting))
+            self._later(request._replace(body=memoryview(bytes(request.body))), waiting)
         else:
             self._answers.fail(request.unique, errno.EROFS if opcode in layout.WRITING else errno.ENOSYS)
+
+    def _later(self, request: Request, waiting: Waiting) -> None:
+        self.waits.add(request.unique, self._answer_later(request, waiting))
+
+    def _unhelped(self, request: Request) -> None:
+        """A READ that was in the hands of a data helper, which died or could not answer it."""
+        try:
+            if not self.files.read_alone(request):
+                self._later(request, self.files.fetch)
+        except Exception as e:  # noqa: BLE001  # one request fails, the mount lives on
+            self._answers.refuse(request.opcode, request.unique, e)
 
     def _is_ours(self, request: Request) -> bool:
         """Answers what is about ``.forebay``."""

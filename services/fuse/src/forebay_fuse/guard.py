@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from forebay.runtime import logs
 from forebay.runtime.supervisor import EXIT_CONFIG, EXIT_FAILED
-from forebay_fuse import mounting
+from forebay_fuse.parents import die_with_parent
 
 SHORT_LIFE_S = 2.0
 DEATHS_MAX = 10
@@ -89,7 +89,7 @@ class Guard:
         try:
             for number in SIGNALS:
                 signal.signal(number, signal.SIG_DFL)
-            if mounting.die_with_parent(guard):
+            if die_with_parent(guard):
                 code = self._serve()
         finally:
             os._exit(code)  # the parent's exit handlers are not ours

@@ -6,13 +6,11 @@ import array
 import contextlib
 import ctypes
 import errno
-import fcntl
 import os
 import queue
 import re
 import select
 import shutil
-import signal
 import socket
 import stat
 import subprocess
@@ -31,9 +29,7 @@ MS_RDONLY, MS_NOSUID, MS_NODEV = 1, 2, 4
 MNT_FORCE, MNT_DETACH, UMOUNT_NOFOLLOW = 1, 2, 8
 FUSERMOUNT_TIMEOUT_S = 10.0
 PROBE_TIMEOUT_S = 10.0
-PIPE_BYTES_ALLOWED = 1 << 20
 FUSE_DEVICE = (10, 229)
-PR_SET_PDEATHSIG = 1
 LOG = logs.get(__name__)
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -73,12 +69,6 @@ def is_alive(device: int) -> bool:
     poll = select.poll()
     poll.register(device, 0)
     return not poll.poll(0)
-
-
-def die_with_parent(parent: int) -> bool:
-    """This process is killed when its parent ends; False if that has happened."""
-    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    return os.getppid() == parent
 
 
 def prepare(mountpoint: Path) -> Path:
@@ -184,17 +174,6 @@ def _mount_by_helper(mountpoint: Path, *, allow_other: bool) -> Session:
             os.set_inheritable(device, False)
             return Session(device, mountpoint, False, device_at(mountpoint))
     raise ConfigError(SETTING, "fusermount3 gave no device")
-
-
-def reply_pipe(size: int) -> tuple[int, int, int]:
-    """A non-blocking pipe for replies: both ends, and its capacity, which is ``size`` bytes or as near as the system
-    allows (an ordinary user may have 1 MiB, ``/proc/sys/fs/pipe-max-size``)."""
-    reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    for wanted in (size, PIPE_BYTES_ALLOWED):
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, wanted)
-            break
-    return reading, writing, fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ)
 
 
 def unmount(session: Session) -> bool:

@@ -11,6 +11,8 @@ from pydantic_settings import SettingsConfigDict
 from forebay.balancing import LocationPolicy
 from forebay.runtime import ServiceSettings, Size
 
+HELPERS_MAX = 16
+
 
 class FuseSettings(ServiceSettings):
     """``forebay-fuse``: one mount."""
@@ -39,6 +41,11 @@ class FuseSettings(ServiceSettings):
     xattrs: bool = Field(True, description="files have extended attributes (user.forebay.fingerprint and others)")
     virtual: Literal["hidden", "shown", "off"] = Field(
         "hidden", description="the directory .forebay at the root: there but not listed, listed, or not there"
+    )
+    threads: int | Literal["auto"] = Field(
+        0,
+        description="data helpers: processes that answer reads of blocks in memory of this host beside the gateway;"
+        " 'auto' starts them from 4 CPUs on, if a measurement at start says that it is faster",
     )
     splice: bool = Field(True, description="blocks in memory of this host reach the kernel without a copy of ours")
     read_ahead_kib: int = Field(
@@ -83,6 +90,13 @@ class FuseSettings(ServiceSettings):
         if not value.startswith("/") or any(part in (".", "..") for part in value.split("/")):
             raise ValueError("want an absolute path of the namespace, as /data")
         return "/" + "/".join(part for part in value.split("/") if part)
+
+    @field_validator("threads")
+    @classmethod
+    def _so_many(cls, value: int | Literal["auto"]) -> int | Literal["auto"]:
+        if value != "auto" and not 0 <= value <= HELPERS_MAX:
+            raise ValueError(f"want auto, or 0 to {HELPERS_MAX}")
+        return value
 
     @field_validator("umask")
     @classmethod

@@ -66,13 +66,22 @@ class Pipe:
                 raise OSError(errno.EIO, "the file ended early")
             at += n
 
-    def send(self, fd: int, length: int) -> None:
-        """Moves the reply of ``length`` bytes to the device. Raises OSError, with the pipe empty."""
+    def send(self, fd: int, length: int, *, offset: int | None = None) -> None:
+        """Moves the reply of ``length`` bytes to the device, or to a file at ``offset``. Raises OSError, with the pipe
+        empty."""
         try:
-            os.splice(self._read, fd, length)
+            self._move(fd, length, offset)
         except OSError:
             self._renew()
             raise
+
+    def _move(self, fd: int, length: int, offset: int | None) -> None:
+        sent = 0
+        while sent < length:  # the device takes a reply whole or not at all; a file may take it in parts
+            n = os.splice(self._read, fd, length - sent, offset_dst=None if offset is None else offset + sent)
+            if n == 0:
+                raise OSError(errno.EIO, "the pipe had less than the reply")
+            sent += n
 
     def _renew(self) -> None:
         self.close()
