@@ -11,10 +11,12 @@ from pathlib import Path
 import orjson
 import pytest
 
+from forebay.client import Client, ClientOptions
 from forebay.contracts import UfsOptions, decode, identity
 from forebay.contracts.records import Mount
 from forebay.contracts.tickets import parse_key_file, verify
 from forebay.errors import NotFound
+from forebay.telemetry import quiet
 from forebay.testing import run
 from forebay.ufs import UfsUri
 from forebay.ufs.posix import file_fingerprint
@@ -300,3 +302,33 @@ def test_nothing_stays_open_after_the_end(tmp_path: Path, data: Path) -> None:
         run(once())
     assert len(os.listdir("/proc/self/fd")) <= before
     assert not any("sqlite" in thread.name or "ufs-file" in thread.name for thread in threading.enumerate())
+
+
+def test_changes_are_told_over_the_wire_and_a_client_asks_anew(tmp_path: Path) -> None:
+    async def main() -> None:
+        data = tmp_path / "data"
+        (data / "d").mkdir(parents=True)
+        (data / "d" / "a").write_bytes(b"1")
+        async with service(settings(tmp_path, [f"/m=file://{data},max-age-s=immutable"])) as s:
+            options = ClientOptions(registry=f"http://{s.address}", cluster_id="test", client_id="tester")
+            async with Client(options, quiet()) as client:
+                assert (await client.lookup("/m/d/a")).entry.size == 1
+                begun = await client.changes(None)
+                waiting = asyncio.ensure_future(client.changes(begun.cursor, 20))
+                (data / "d" / "a").write_bytes(b"22")
+                done = await client.sync("/m/d/a")
+                assert (begun.reset, done.changes) == (False, 1)
+                (change,) = (await waiting).changes
+                found = await client.lookup("/m/d/a")
+                assert found.entry.layout is not None
+                assert (change.kind, change.path, change.fingerprint) == (
+                    "changed",
+                    "/m/d/a",
+                    found.entry.layout.fingerprint,
+                )
+                assert found.entry.size == 2
+                assert (await client.changes("0123456789abcdef-1", 20)).reset
+            assert await s.refused("GET", "/v1/changes?after=nonsense") == (400, "invalid_request")
+            assert await s.refused("POST", "/v1/sync", {"path": "/m/none"}) == (404, "not_found")
+
+    run(main())

@@ -15,6 +15,7 @@ from forebay.telemetry import Metrics
 from forebay.testing.ufs import MemoryUfs
 from forebay.ufs import PAGE_NAMES_MAX, AllowedRoots, Ufs, UfsEntry, UfsPage, UfsUri
 from forebay_master.catalog import Catalog
+from forebay_master.changes import Feed
 from forebay_master.database import Database
 from forebay_master.mount_store import SqliteMountStore
 from forebay_master.mounts import Mounts, canonical
@@ -89,6 +90,7 @@ class Kit:
     metrics: Metrics
     supervisor: Supervisor
     stores: dict[str, ListedUfs]
+    feed: Feed
     opened: list[ListedUfs] = field(default_factory=list)
 
     @property
@@ -151,12 +153,20 @@ async def kit(
     async with Supervisor() as supervisor:
         meters = Meters(metrics)
         sources = Sources(open_ufs, AllowedRoots.parse(roots))
-        syncs = Syncs(database, sources, supervisor, meters, clock=clock, limits=sync_limits)
-        stats = Stats(sources, supervisor, meters, clock=clock, limits=stat_limits)
-        mounts = Mounts(SqliteMountStore(database), sources, supervisor, "test", on_gone=syncs.sweep_soon)
+        feed = Feed()
+        syncs = Syncs(database, sources, supervisor, meters, clock=clock, feed=feed, limits=sync_limits)
+        stats = Stats(sources, supervisor, meters, clock=clock, feed=feed, limits=stat_limits)
+        mounts = Mounts(
+            SqliteMountStore(database),
+            sources,
+            supervisor,
+            "test",
+            on_gone=syncs.sweep_soon,
+            on_change=feed.tell_mounts,
+        )
         await mounts.load()
-        catalog = Catalog(lambda: mounts.table, database, syncs, stats, meters, clock=clock)
-        parts = Kit(clock, database, sources, syncs, stats, mounts, catalog, metrics, supervisor, stores, opened)
+        catalog = Catalog(lambda: mounts.table, database, syncs, stats, meters, clock=clock, feed=feed)
+        parts = Kit(clock, database, sources, syncs, stats, mounts, catalog, metrics, supervisor, stores, feed, opened)
         yield parts
         await parts.settled()
         mounts.validate()

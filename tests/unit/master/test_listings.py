@@ -46,7 +46,7 @@ def names(db: sqlite3.Connection, after: str = "", limit: int = 100) -> list[str
 def test_a_listing_is_not_seen_before_it_is_sealed(db: sqlite3.Connection) -> None:
     listing = fill(db, ["a", "b"])
     assert names(db) is None
-    assert listings.seal(db, NAME, listing) == 2
+    assert listings.seal(db, NAME, listing).names == 2
     assert names(db) == ["a", "b"]
 
 
@@ -82,7 +82,7 @@ def test_a_directory_beats_a_file_of_its_name_whichever_comes_first(db: sqlite3.
     listing = listings.begin(db, NAME, 1.0)
     listings.add(db, listing, [row("a", FILE), row("b", DIRECTORY, 0)])
     listings.add(db, listing, [row("a", DIRECTORY, 0), row("b", FILE)])
-    assert listings.seal(db, NAME, listing) == 2
+    assert listings.seal(db, NAME, listing).names == 2
     known = listings.page(db, NAME, "", 10)
     assert known is not None
     assert [found.kind for found in known.rows] == [DIRECTORY, DIRECTORY]

@@ -51,6 +51,7 @@ from forebay.transport.app import ServiceInfo, make_app
 from forebay.ufs import AllowedRoots, Ufs, UfsUri, open_ufs
 from forebay_master import listings, records
 from forebay_master.catalog import Catalog
+from forebay_master.changes import Feed
 from forebay_master.database import Database
 from forebay_master.handlers import MasterRoutes
 from forebay_master.mount_store import SqliteMountStore
@@ -169,17 +170,19 @@ class Master:
     def _build_namespace(self) -> None:
         self.meters = meters = Meters(self.telemetry.metrics)
         self.sources = Sources(self._open_ufs, self.prepared.roots)
-        self.syncs = Syncs(self.database, self.sources, self.spawner, meters, clock=time.time)
-        self.stats = Stats(self.sources, self.spawner, meters, clock=time.time)
+        self.feed = Feed()
+        self.syncs = Syncs(self.database, self.sources, self.spawner, meters, clock=time.time, feed=self.feed)
+        self.stats = Stats(self.sources, self.spawner, meters, clock=time.time, feed=self.feed)
         self.mounts = Mounts(
             SqliteMountStore(self.database),
             self.sources,
             self.spawner,
             self.settings.cluster_id,
             on_gone=self.syncs.sweep_soon,
+            on_change=self.feed.tell_mounts,
         )
         self.catalog = Catalog(
-            lambda: self.mounts.table, self.database, self.syncs, self.stats, meters, clock=time.time
+            lambda: self.mounts.table, self.database, self.syncs, self.stats, meters, clock=time.time, feed=self.feed
         )
         self.tickets = TicketOffice(
             lambda: self.mounts.table,
@@ -231,7 +234,7 @@ class Master:
             admin_token=prepared.admin_token,
             tls=prepared.tls,
         )
-        MasterRoutes(self.catalog, self.mounts, self.tickets, lambda: self._is_open).add_to(app)
+        MasterRoutes(self.catalog, self.mounts, self.tickets, self.feed, lambda: self._is_open).add_to(app)
         if self.hub is not None:
             add_registry_routes(app, self.hub, keys=prepared.ring)
         self.server = HttpServer(app, self.telemetry, tls=prepared.tls, drain_timeout_s=self.settings.drain_timeout_s)
@@ -351,6 +354,7 @@ class Master:
         self._is_leaving = True
         await self.registry.close()
         self.mounts.close()
+        self.feed.close()
         if self.hub is not None:
             self.hub.close()
         await self.server.close()

@@ -7,17 +7,19 @@ under store said so.
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
-from forebay.contracts import ListRequest, LookupReply, Mount, encode
+from forebay.contracts import ListRequest, LookupReply, Mount, SyncReply, SyncRequest, encode
 from forebay.errors import NotFound, Overloaded
 from forebay_master import freshness, listings
+from forebay_master.changes import Feed
 from forebay_master.database import Database
-from forebay_master.entries import Origin, given_directory
+from forebay_master.entries import DIRECTORY, Origin, given_directory
 from forebay_master.listings import DirectoryName, Known
 from forebay_master.namespace import MountTable, Place, name_of, normalise, parent_of
 from forebay_master.observe import Meters, counting_errors
@@ -28,6 +30,9 @@ from forebay_master.syncs import Syncs
 
 SYNC_ROUNDS_MAX = 4
 """Syncs that one listing request waits for; more than two only if the mount is changed meanwhile."""
+
+SYNC_TOGETHER = 64
+"""Directories that one call for a sync asks for at once; how many are listed at once is ``SyncLimits``'."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,10 @@ class Catalog:
         meters: Meters,
         *,
         clock: Callable[[], float],
+        feed: Feed,
     ) -> None:
         self._table = table
+        self._feed = feed
         self._database = database
         self._syncs = syncs
         self._stats = stats
@@ -89,6 +96,42 @@ class Catalog:
                 raise self._missing(place.path, self._clock(), freshness.NAMESPACE_VALID_S)
             return self._list_given(asked)
 
+    async def sync(self, request: SyncRequest) -> SyncReply:
+        """Asks the under store about a path now: about a name, and if it is a directory about all names in it.
+
+        Raises:
+            InvalidRequest: no normal path. NotFound: not there. What ``Stats.ask`` and ``Syncs.bring`` raise.
+        """
+        asked_at_s = self._clock()
+        place = self._table().place(normalise(request.path))
+        if place.mount is None:
+            raise self._missing(place.path, asked_at_s, freshness.NAMESPACE_VALID_S)
+        mount, told = place.mount, self._feed.told
+        if not place.is_mount_point:
+            directory, name = parent_of(f"/{place.key}").lstrip("/"), name_of(place.key)
+            known, _ = await self._know(mount, directory, name, asked_at_s)
+            if not known.rows:
+                raise self._missing(place.path, known.synced_at_s, 0.0)
+            if known.rows[0].kind != DIRECTORY:
+                return SyncReply(directories=0, changes=self._feed.told - told, synced_at_s=known.synced_at_s)
+        directories = await self._directories(mount, place.key, recursive=request.recursive)
+        for some in batched(directories, SYNC_TOGETHER):
+            await asyncio.gather(*(self._bring_again(mount, each, asked_at_s, each != place.key) for each in some))
+        return SyncReply(directories=len(directories), changes=self._feed.told - told, synced_at_s=asked_at_s)
+
+    async def _directories(self, mount: Mount, directory: str, *, recursive: bool) -> list[str]:
+        if not recursive:
+            return [directory]
+        below = partial(listings.listed_below, name=DirectoryName.of(mount, directory))
+        return [directory, *await self._database.read(below)]
+
+    async def _bring_again(self, mount: Mount, directory: str, since_s: float, may_be_gone: bool) -> None:
+        try:
+            await self._syncs.bring(mount, directory, since_s)
+        except NotFound:  # told to those who watch
+            if not may_be_gone:
+                raise
+
     def _given(self, place: Place) -> LookupReply:
         self._meters.lookups.add(1, "namespace")
         return LookupReply(
@@ -124,7 +167,8 @@ class Catalog:
         good = [k for k in (listed, recalled) if k is not None and freshness.is_good(k.synced_at_s, since_s, now_s)]
         if good:
             return max(good, key=lambda known: known.synced_at_s), "store"
-        return await self._stats.ask(mount, directory, name, since_s), "ufs"
+        before = max((k for k in (listed, recalled) if k), key=lambda known: known.synced_at_s, default=None)
+        return await self._stats.ask(mount, directory, name, since_s, before=before), "ufs"
 
     async def _list_mounted(self, asked: PageRequest, mount: Mount) -> bytes:
         asked_at_s = self._clock()
@@ -172,3 +216,8 @@ class Catalog:
     @staticmethod
     def _missing(path: str, synced_at_s: float, valid_s: float) -> NotFound:
         return NotFound("no such file or directory", path=path, synced_at_s=synced_at_s, valid_s=valid_s)
+
+
+def batched(items: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    """``items`` in pieces of at most ``size``."""
+    return (items[at : at + size] for at in range(0, len(items), size))

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from forebay.contracts import ListRequest, LookupRequest, MountRequest, TicketRequest
+from forebay.contracts import ListRequest, LookupRequest, MountRequest, SyncRequest, TicketRequest
+from forebay.contracts.names import CHANGES_PATH, SYNC_PATH
 from forebay.discovery.routes import parse_wait
 from forebay.errors import NotReady
 from forebay.transport.app import read_record, record_response, require_admin, require_role
 from forebay_master.catalog import Catalog
+from forebay_master.changes import Feed
 from forebay_master.mounts import Mounts
 from forebay_master.ticketing import TicketOffice
 
@@ -24,12 +26,15 @@ class MasterRoutes:
     catalog: Catalog
     mounts: Mounts
     tickets: TicketOffice
+    feed: Feed
     is_open: Callable[[], bool]
 
     def add_to(self, app: web.Application) -> None:
         """Adds all routes."""
         app.router.add_post("/v1/lookup", self.lookup)
         app.router.add_post("/v1/list", self.list_page)
+        app.router.add_post(SYNC_PATH, self.sync)
+        app.router.add_get(CHANGES_PATH, self.changes)
         app.router.add_post("/v1/tickets", self.ticket)
         app.router.add_get("/v1/mounts", self.show_mounts)
         app.router.add_post("/v1/mounts", self.mount)
@@ -46,6 +51,18 @@ class MasterRoutes:
         asked = await read_record(request, ListRequest)
         self._check_open()
         return web.Response(body=await self.catalog.list_page(asked), content_type="application/json")
+
+    async def sync(self, request: web.Request) -> web.Response:
+        """``POST /v1/sync``."""
+        asked = await read_record(request, SyncRequest)
+        self._check_open()
+        return record_response(await self.catalog.sync(asked))
+
+    async def changes(self, request: web.Request) -> web.Response:
+        """``GET /v1/changes[?after=CURSOR&wait_s=SECONDS]``."""
+        _, wait_s = parse_wait(None, request.query.get("wait_s"))
+        self._check_open()
+        return record_response(await self.feed.changes(request.query.get("after"), wait_s))
 
     async def ticket(self, request: web.Request) -> web.Response:
         """``POST /v1/tickets``."""

@@ -8,13 +8,16 @@ States: ``filling`` (a sync writes it), ``current`` (one per directory), ``dead`
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from forebay.contracts import Mount
+from forebay.contracts import ChangeKind, Mount
 from forebay.errors import NotFound
 from forebay_master.entries import DIRECTORY, Row
+
+DIFFERENCES_MAX = 1000
+"""Names by which two listings of a directory may differ before the directory as a whole counts as changed."""
 
 SWEEP_ROWS = 2000
 """Rows thrown away in one transaction (~10 ms), so that other writes are not held up."""
@@ -24,6 +27,15 @@ INSERT INTO inodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (listing, name
     kind = excluded.kind, size = excluded.size, mtime_ns = excluded.mtime_ns, mode = excluded.mode,
     inode = excluded.inode, fingerprint = excluded.fingerprint, version = excluded.version
     WHERE inodes.kind != {DIRECTORY}
+"""
+_CHANGED = """
+SELECT n.name, n.fingerprint, o.name IS NOT NULL
+FROM inodes n LEFT JOIN inodes o ON o.listing = :old AND o.name = n.name
+WHERE n.listing = :new AND (o.name IS NULL OR o.kind != n.kind OR o.version != n.version) LIMIT :limit
+"""
+_GONE = """
+SELECT o.name FROM inodes o LEFT JOIN inodes n ON n.listing = :new AND n.name = o.name
+WHERE o.listing = :old AND n.name IS NULL LIMIT :limit
 """
 _COLUMNS = "name, kind, size, mtime_ns, mode, inode, fingerprint, version"
 
@@ -64,8 +76,26 @@ def add(db: sqlite3.Connection, listing: int, rows: Sequence[Row]) -> None:
     db.executemany(_PUT, ((listing, *row) for row in rows))
 
 
-def seal(db: sqlite3.Connection, name: DirectoryName, listing: int) -> int:
-    """Makes a filled listing the current one; returns how many names it has.
+class Difference(NamedTuple):
+    """One name that a new listing has otherwise than the one before it; ``fingerprint`` is "" but for files."""
+
+    kind: ChangeKind
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A listing that became current: how many names it has, and what is not as it was (the first ones, if ``more``).
+    A first listing differs from nothing."""
+
+    names: int
+    differences: tuple[Difference, ...] = ()
+    more: bool = False
+
+
+def seal(db: sqlite3.Connection, name: DirectoryName, listing: int) -> Sealed:
+    """Makes a filled listing the current one.
 
     Raises:
         NotFound: the mount was removed, or its generation ended, while the listing was filled.
@@ -75,15 +105,25 @@ def seal(db: sqlite3.Connection, name: DirectoryName, listing: int) -> int:
     if is_mounted is None or generation != (name.generation,):
         raise NotFound("the mount was removed while it was listed", mount_id=name.mount_id)
     count: int = db.execute("SELECT count(*) FROM inodes WHERE listing = ?", (listing,)).fetchone()[0]
+    before = _current(db, name)
+    found = () if before is None else tuple(differences(db, before[0], listing, DIFFERENCES_MAX + 1))
     bury(db, name)
     db.execute("UPDATE listings SET state = 'current', entry_count = ? WHERE listing = ?", (count, listing))
-    return count
+    return Sealed(count, found[:DIFFERENCES_MAX], len(found) > DIFFERENCES_MAX)
 
 
-def bury(db: sqlite3.Connection, name: DirectoryName) -> None:
-    """The directory has no current listing any more."""
+def differences(db: sqlite3.Connection, old: int, new: int, limit: int) -> Iterator[Difference]:
+    """At most ``limit`` names that two listings have otherwise: replaced and new ones, then those that are gone."""
+    found = db.execute(_CHANGED, {"old": old, "new": new, "limit": limit}).fetchall()
+    yield from (Difference("changed" if was_there else "added", n, f) for n, f, was_there in found)
+    gone = db.execute(_GONE, {"old": old, "new": new, "limit": limit - len(found)})
+    yield from (Difference("removed", n, "") for (n,) in gone)
+
+
+def bury(db: sqlite3.Connection, name: DirectoryName) -> bool:
+    """The directory has no current listing any more; whether it had one."""
     where = "mount_id = ? AND generation = ? AND directory = ? AND state = 'current'"
-    db.execute(f"UPDATE listings SET state = 'dead' WHERE {where}", name)
+    return db.execute(f"UPDATE listings SET state = 'dead' WHERE {where}", name).rowcount > 0
 
 
 def abandon(db: sqlite3.Connection, listing: int) -> None:
@@ -143,6 +183,14 @@ def _current(db: sqlite3.Connection, name: DirectoryName) -> tuple[int, float] |
         f"SELECT listing, synced_at_s FROM listings WHERE {where}", name
     ).fetchone()
     return found
+
+
+def listed_below(db: sqlite3.Connection, name: DirectoryName) -> list[str]:
+    """Directories below a directory that have a current listing, in byte order."""
+    low, high = (f"{name.directory}/", f"{name.directory}0") if name.directory else ("\0", "\U0010ffff")
+    where = "mount_id = ? AND generation = ? AND directory > ? AND directory < ? AND state = 'current'"
+    found = db.execute(f"SELECT directory FROM listings WHERE {where} ORDER BY directory", (*name[:2], low, high))
+    return [directory for (directory,) in found]
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ LOG = logs.get(__name__)
 class Mounts:
     """The mount table of one master. For one event loop; ``load`` first.
 
-    ``on_gone`` is told after a mount, or a generation of one, has left the table.
+    ``on_gone`` is told after a mount, or a generation of one, has left the table, ``on_change`` of the old and the
+    new table, each time it becomes another.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Mounts:
         cluster_id: str,
         *,
         on_gone: Callable[[], None] = lambda: None,
+        on_change: Callable[[MountTable, MountTable], None] = lambda old, new: None,
     ) -> None:
         self._store = store
         self._sources = sources
         self._supervisor = supervisor
         self._cluster_id = cluster_id
         self._on_gone = on_gone
+        self._on_change = on_change
         self._changing = asyncio.Lock()
         self._news = asyncio.Event()
         self._is_closed = False
@@ -213,7 +216,8 @@ class Mounts:
             LOG.warning("source_not_closed", mount_id=mount.mount_id, code=e.code, reason=e.message)
 
     def _publish(self, table: MountTable, revision: int) -> None:
-        self.table, self.revision = table, revision
+        before, self.table, self.revision = self.table, table, revision
+        self._on_change(before, table)
         self._tell()
 
     def _tell(self) -> None:

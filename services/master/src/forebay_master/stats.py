@@ -11,9 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from forebay.contracts import Mount
+from forebay.contracts import Change, ChangeKind, Mount
 from forebay.errors import NotFound
 from forebay.runtime import Deadline, Supervisor
+from forebay_master.changes import Feed, path_of
 from forebay_master.entries import Origin, Row
 from forebay_master.flights import Flights
 from forebay_master.listings import Known
@@ -48,8 +49,10 @@ class Stats:
         meters: Meters,
         *,
         clock: Callable[[], float],
+        feed: Feed,
         limits: StatLimits | None = None,
     ) -> None:
+        self._feed = feed
         self._sources = sources
         self._meters = meters
         self._clock = clock
@@ -71,22 +74,27 @@ class Stats:
         """The last answer, however old."""
         return self._kept.get((mount.mount_id, mount.generation, directory, name))
 
-    async def ask(self, mount: Mount, directory: str, name: str, since_s: float) -> Known:
-        """The answer of the under store from ``since_s`` or later: one row, or none if there is no such name.
+    async def ask(
+        self, mount: Mount, directory: str, name: str, since_s: float, *, before: Known | None = None
+    ) -> Known:
+        """The answer of the under store from ``since_s`` or later: one row, or none if there is no such name. An
+        answer that differs from what was known ``before`` is told to those who watch.
 
         Raises:
             UfsError and its kinds, PermissionDenied, DeadlineExceeded, Overloaded.
         """
         stat_name = (mount.mount_id, mount.generation, directory, name)
-        return await self._flights.join(stat_name, since_s, partial(self._ask, mount, directory, name))
+        return await self._flights.join(stat_name, since_s, partial(self._ask, mount, directory, name, before))
 
-    async def _ask(self, mount: Mount, directory: str, name: str) -> Known:
+    async def _ask(self, mount: Mount, directory: str, name: str, before: Known | None) -> Known:
         begun_s = self._clock()
         with counting_errors(self._meters.stats):
             row = await self._stat(mount, directory, name)
         self._meters.stats.add(1, "missing" if row is None else "found")
         known = Known(begun_s, () if row is None else (row,))
         self._keep((mount.mount_id, mount.generation, directory, name), known)
+        if before is not None:
+            self._feed.tell(answer_changes(mount, directory, name, before, known))
         return known
 
     async def _stat(self, mount: Mount, directory: str, name: str) -> Row | None:
@@ -105,3 +113,17 @@ class Stats:
         self._kept.move_to_end(stat_name)
         while len(self._kept) > self._limits.kept_max:
             self._kept.popitem(last=False)
+
+
+def answer_changes(mount: Mount, directory: str, name: str, before: Known, now: Known) -> tuple[Change, ...]:
+    """How an answer about one name differs from the one before it."""
+    old, new = (known.rows[0] if known.rows else None for known in (before, now))
+    if old is None and new is None:
+        return ()
+    path = path_of(mount, directory, name)
+    if new is None:
+        return (Change(mount_id=mount.mount_id, path=path, kind="removed"),)
+    if old is not None and (old.kind, old.version) == (new.kind, new.version):
+        return ()
+    kind: ChangeKind = "added" if old is None else "changed"
+    return (Change(mount_id=mount.mount_id, path=path, kind=kind, fingerprint=new.fingerprint or None),)

@@ -11,15 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from forebay.contracts import Mount
+from forebay.contracts import Change, Mount
 from forebay.errors import ForebayError, NotFound, TooLarge, UfsError
 from forebay.runtime import Deadline, Supervisor, logs
 from forebay.ufs import Ufs, UfsPage
 from forebay_master import listings
+from forebay_master.changes import Feed, path_of
 from forebay_master.database import Database
 from forebay_master.entries import Origin
 from forebay_master.flights import Flights
-from forebay_master.listings import DirectoryName
+from forebay_master.listings import DirectoryName, Sealed
 from forebay_master.observe import Meters, counting_errors, timing
 from forebay_master.sources import Sources
 
@@ -63,15 +64,17 @@ class Syncs:
         meters: Meters,
         *,
         clock: Callable[[], float],
+        feed: Feed,
         limits: SyncLimits | None = None,
     ) -> None:
         self._database = database
+        self._feed = feed
         self._sources = sources
         self._supervisor = supervisor
         self._meters = meters
         self._clock = clock
         self._limits = limits or SyncLimits()
-        self._flights = Flights[DirectoryName, None](
+        self._flights = Flights[DirectoryName, int](
             "sync",
             supervisor,
             clock=clock,
@@ -90,14 +93,16 @@ class Syncs:
         """The directories of a mount whose last sync failed, the newest failure last."""
         return [failure for failure in self._failures.values() if failure.mount_id == mount_id]
 
-    async def bring(self, mount: Mount, directory: str, since_s: float) -> None:
-        """Returns when the directory has a listing from ``since_s`` or later.
+    async def bring(self, mount: Mount, directory: str, since_s: float) -> int:
+        """Returns when the directory has a listing from ``since_s`` or later: how many changes its sync found.
 
         Raises:
             NotFound: there is no such directory in the under store. UfsError and its kinds, PermissionDenied: the
                 listing failed. Overloaded, TooLarge, DeadlineExceeded: see ``SyncLimits``.
         """
-        await self._flights.join(DirectoryName.of(mount, directory), since_s, partial(self._sync, mount, directory))
+        return await self._flights.join(
+            DirectoryName.of(mount, directory), since_s, partial(self._sync, mount, directory)
+        )
 
     def sweep_soon(self) -> None:
         """Throws dead listings away in the background."""
@@ -106,14 +111,15 @@ class Syncs:
             self.is_sweeping = True
             self._supervisor.spawn("sweep", self._sweep())
 
-    async def _sync(self, mount: Mount, directory: str) -> None:
+    async def _sync(self, mount: Mount, directory: str) -> int:
         name = DirectoryName.of(mount, directory)
         try:
             with counting_errors(self._meters.syncs), timing(self._meters.sync_seconds):
-                count = await self._fill(mount, name)
+                sealed = await self._fill(mount, name)
         except NotFound:
             self._failures.pop(name, None)
-            await self._database.write(lambda db: listings.bury(db, name))
+            if await self._database.write(lambda db: listings.bury(db, name)):
+                self._feed.tell((Change(mount_id=mount.mount_id, path=path_of(mount, directory), kind="removed"),))
             raise
         except ForebayError as e:
             self._failed(name, e)
@@ -122,18 +128,21 @@ class Syncs:
             self.sweep_soon()
         self._failures.pop(name, None)
         self._meters.syncs.add(1, "done")
-        LOG.debug("synced", mount_id=mount.mount_id, directory=directory, names=count)
+        LOG.debug("synced", mount_id=mount.mount_id, directory=directory, names=sealed.names)
+        changes = sealed_changes(mount, directory, sealed)
+        self._feed.tell(changes)
+        return len(changes)
 
-    async def _fill(self, mount: Mount, name: DirectoryName) -> int:
+    async def _fill(self, mount: Mount, name: DirectoryName) -> Sealed:
         begun_s = self._clock()
         listing = await self._database.write(lambda db: listings.begin(db, name, begun_s))
         is_sealed = False
         try:
             async with Deadline.after(self._limits.sync_max_s).timeout(), self._sources.use(mount) as ufs:
                 await self._take_pages(ufs, Origin.of(mount, name.directory), listing)
-            count = await self._database.write(lambda db: listings.seal(db, name, listing))
+            sealed = await self._database.write(lambda db: listings.seal(db, name, listing))
             is_sealed = True
-            return count
+            return sealed
         finally:
             if not is_sealed:
                 await self._database.write(lambda db: listings.abandon(db, listing))
@@ -175,3 +184,18 @@ class Syncs:
             LOG.warning("sweep_failed", code=e.code, reason=e.message)  # the next sync sweeps again
         finally:
             self.is_sweeping = False
+
+
+def sealed_changes(mount: Mount, directory: str, sealed: Sealed) -> tuple[Change, ...]:
+    """What a new listing means for those who watch."""
+    if sealed.more:
+        return (Change(mount_id=mount.mount_id, path=path_of(mount, directory), kind="dir"),)
+    return tuple(
+        Change(
+            mount_id=mount.mount_id,
+            path=path_of(mount, directory, each.name),
+            kind=each.kind,
+            fingerprint=each.fingerprint or None,
+        )
+        for each in sealed.differences
+    )

@@ -68,6 +68,13 @@ def copy_file(where: Where, path: str, out: BinaryIO) -> None:
             at += n
 
 
+def sync_path(where: Where, path: str, out: TextIO, *, recursive: bool) -> None:
+    """Has the under store asked anew, and says what came of it."""
+    with _client(where) as client:
+        done = client.sync(path, recursive=recursive)
+        out.write(f"{done.directories} directories asked anew, {done.changes} changes\n")
+
+
 def show_members(where: Where, out: TextIO) -> None:
     """The members of the map as they announced themselves."""
     with _client(where) as client:

@@ -193,6 +193,20 @@ def cat(context: typer.Context, path: str, registry: Registry = REGISTRY_DEFAULT
 
 
 @app.command()
+def sync(
+    context: typer.Context,
+    path: str,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="every directory below PATH that is known, too")
+    ] = False,
+    registry: Registry = REGISTRY_DEFAULT,
+) -> None:
+    """Ask the under store about PATH now, whatever the consistency class says."""
+    with _errors(Console(stderr=True)):
+        look.sync_path(_where(context, registry), path, sys.stdout, recursive=recursive)
+
+
+@app.command()
 def status(context: typer.Context, registry: Registry = REGISTRY_DEFAULT) -> None:
     """The members of the cluster map, as JSON lines."""
     with _errors(Console(stderr=True)):

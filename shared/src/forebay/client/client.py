@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from forebay.client.blocks import BlockSource, FileVersion
 from forebay.client.local import LocalBlock, LocalDirs
-from forebay.client.masters import Masters
+from forebay.client.masters import ATTEMPT_S, Masters
 from forebay.client.members import Members
 from forebay.client.metadata import MetadataCache
 from forebay.client.options import ClientOptions
@@ -26,6 +26,7 @@ from forebay.client.tasks import Tasks
 from forebay.client.tickets import TicketCache
 from forebay.client.touches import STILL_OPEN_S, Touches
 from forebay.contracts import (
+    ChangesReply,
     ClusterMap,
     Entry,
     Layout,
@@ -33,6 +34,8 @@ from forebay.contracts import (
     ListRequest,
     LookupReply,
     LookupRequest,
+    SyncReply,
+    SyncRequest,
     TicketReply,
     TicketRequest,
     TouchReply,
@@ -40,6 +43,7 @@ from forebay.contracts import (
 )
 from forebay.contracts.blocks import TOUCH_PATH
 from forebay.contracts.members import master_addresses
+from forebay.contracts.names import CHANGES_PATH, SYNC_PATH
 from forebay.discovery import Registry, open_registry
 from forebay.errors import ForebayError, InvalidRequest, NotFound
 from forebay.runtime import Deadline, logs
@@ -52,6 +56,12 @@ MAP_POLL_S = 25.0
 """How long one wait for the next cluster map lasts."""
 
 TOUCH_DEADLINE_S = 2.0
+
+CHANGES_WAIT_S = 25.0
+"""How long one wait for changes lasts."""
+
+SYNC_DEADLINE_S = 900.0
+"""Time for one call to ask an under store anew."""
 
 
 class Client:
@@ -218,6 +228,43 @@ class Client:
             token = page.next_page_token
             if token is None:
                 return
+
+    async def changes(self, after: str | None, wait_s: float = CHANGES_WAIT_S) -> ChangesReply:
+        """What a master found to have changed since the cursor ``after`` (``None``: from now on), as soon as there is
+        something, or nothing after ``wait_s``. What this client held of those names is asked anew at the next lookup.
+
+        Raises:
+            PeerUnavailable: no master answered.
+        """
+        query = f"wait_s={wait_s:g}" if after is None else f"after={after}&wait_s={wait_s:g}"
+        longest_s = wait_s + ATTEMPT_S
+        reply = await self._masters.call(
+            f"{CHANGES_PATH}?{query}",
+            None,
+            ChangesReply,
+            deadline=Deadline.after(longest_s + self.options.metadata_deadline_s),
+            method="GET",
+            attempt_s=longest_s,
+        )
+        if reply.reset:
+            self._metadata.expire_below("/")
+        for change in reply.changes:
+            (self._metadata.expire_below if change.kind == "dir" else self._metadata.expire)(change.path)
+        return reply
+
+    async def sync(self, path: str, *, recursive: bool = False, deadline_s: float = SYNC_DEADLINE_S) -> SyncReply:
+        """Makes the master ask the under store about ``path`` now; what this client held below it is asked anew.
+
+        Raises:
+            NotFound: no such path. What the under store said.
+        """
+        path = normal(path)
+        request = SyncRequest(path=path, recursive=recursive)
+        reply = await self._masters.call(
+            SYNC_PATH, request, SyncReply, deadline=Deadline.after(deadline_s), attempt_s=deadline_s
+        )
+        self._metadata.expire_below(path)
+        return reply
 
     # -- files
 

@@ -26,8 +26,18 @@ class Masters:
         self._addresses = addresses
         self._last: str | None = None
 
-    async def call(self, path: str, request: Record, kind: type[R], *, deadline: Deadline) -> R:
-        """The first answer, or the first error that another master would give as well.
+    async def call(
+        self,
+        path: str,
+        request: Record | None,
+        kind: type[R],
+        *,
+        deadline: Deadline,
+        method: str = "POST",
+        attempt_s: float = ATTEMPT_S,
+    ) -> R:
+        """The first answer, or the first error that another master would give as well. ``attempt_s``: the time for one
+        master, where an answer may take longer than others.
 
         Raises:
             ForebayError: what the master said; when none answered in time, what the last one failed with.
@@ -36,7 +46,9 @@ class Masters:
         for round_index in range(1, 1000):
             for peer in self._order():
                 try:
-                    reply = await self._http.call(peer, path, request, kind, deadline=deadline.sooner(ATTEMPT_S))
+                    reply = await self._http.call(
+                        peer, path, request, kind, deadline=deadline.sooner(attempt_s), method=method
+                    )
                 except ForebayError as e:
                     if not goes_on(e) or deadline.expired:
                         raise

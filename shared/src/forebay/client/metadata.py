@@ -108,6 +108,12 @@ class MetadataCache:
             ended = _Heard(heard.synced_at_s, until_s, heard.heard_s, heard.valid_s, heard.mount_id, heard.missing)
             self._kept[path] = _Kept(ended, kept.entry)
 
+    def expire_below(self, path: str) -> None:
+        """As ``expire``, for ``path`` and everything below it."""
+        head = path if path == "/" else f"{path}/"
+        for each in [each for each in self._kept if each == path or each.startswith(head)]:
+            self.expire(each)
+
     def sweep(self, now_s: float) -> None:
         """Drops what has been of no use for `GUARD_S`, and the memory of a table that once was larger."""
         while self._kept:

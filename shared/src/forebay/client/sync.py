@@ -20,7 +20,7 @@ import uvloop
 from forebay.client.client import Client
 from forebay.client.options import ClientOptions
 from forebay.client.reader import Reader
-from forebay.contracts import ClusterMap, Entry, LookupReply
+from forebay.contracts import ClusterMap, Entry, LookupReply, SyncReply
 from forebay.errors import InvalidRequest
 from forebay.telemetry import Telemetry, quiet
 
@@ -147,6 +147,11 @@ class SyncClient:
             token = page.next_page_token
             if token is None:
                 return
+
+    def sync(self, path: str, *, recursive: bool = False) -> SyncReply:
+        """As ``Client.sync``."""
+        core = self.core()
+        return core.run(core.client.sync(path, recursive=recursive))
 
     def open(self, path: str) -> SyncReader:
         """As ``Client.open``."""

@@ -1,6 +1,7 @@
 """What travels between the services: frozen records, orjson on the wire, validated when decoded."""
 
 from forebay.contracts.codec import WIRE_VERSION, Record, decode, encode
+from forebay.contracts.names import Change, ChangeKind, ChangesReply, SyncReply, SyncRequest
 from forebay.contracts.records import (
     AnnounceReply,
     AnnounceRequest,
@@ -41,6 +42,9 @@ __all__ = [
     "AnnounceReply",
     "AnnounceRequest",
     "BlockTarget",
+    "Change",
+    "ChangeKind",
+    "ChangesReply",
     "ClusterMap",
     "DrainReply",
     "DrainRequest",
@@ -62,6 +66,8 @@ __all__ = [
     "Record",
     "SettingsReply",
     "StatusReply",
+    "SyncReply",
+    "SyncRequest",
     "TicketReply",
     "TicketRequest",
     "TierInfo",
