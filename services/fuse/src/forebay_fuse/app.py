@@ -33,6 +33,7 @@ from forebay_fuse.helpers import Helpers
 from forebay_fuse.inodes import InodeTable
 from forebay_fuse.journal import Buffer, SessionRecord
 from forebay_fuse.keeping import Keeping
+from forebay_fuse.liveness import Liveness
 from forebay_fuse.memfd import MemfdJournal
 from forebay_fuse.pipes import reply_pipe
 from forebay_fuse.protocol import layout
@@ -115,7 +116,10 @@ class Service:
         self.client = Client(client_options(settings, self.member_id), self.telemetry)
         info = ServiceInfo("forebay-fuse", self.member_id, forebay_fuse.__version__, self.started_at_s)
         tls = read_tls(settings)
-        app = make_app(info, self.telemetry, status=self.status, waiting_for=self.waiting_for, tls=tls)
+        app = make_app(
+            info, self.telemetry, status=self.status, waiting_for=self.waiting_for, check=self.check, tls=tls
+        )
+        self.liveness = Liveness()
         self.server = HttpServer(app, self.telemetry, tls=tls)
         self.session: mounting.Session | None = None
         self.gateway: Gateway | None = None
@@ -131,6 +135,14 @@ class Service:
     def waiting_for(self) -> tuple[str, ...]:
         """What keeps this gateway from being ready."""
         return () if self.is_ready and self.device is not None and not self.device.ended.is_set() else ("mount",)
+
+    async def check(self) -> tuple[str, ...]:
+        """What ``/readyz`` asks besides: whether the mount answers, where we see it."""
+        session = self.session
+        if session is None or session.number is None:
+            return ()
+        wrong = await self.liveness.ask(session.mountpoint)
+        return (f"mount: {wrong}",) if wrong else ()
 
     def status(self) -> StatusReply:
         """``GET /v1/status``."""

@@ -58,6 +58,7 @@ ADMIN_TOKEN: web.AppKey[str | None] = web.AppKey("forebay_admin_token")
 TLS: web.AppKey[TlsFiles | None] = web.AppKey("forebay_tls")
 STATUS: web.AppKey[Callable[[], StatusReply]] = web.AppKey("forebay_status")
 WAITING_FOR: web.AppKey[Callable[[], tuple[str, ...]]] = web.AppKey("forebay_waiting_for")
+CHECK: web.AppKey[Callable[[], Awaitable[tuple[str, ...]]]] = web.AppKey("forebay_check")
 
 
 def make_app(
@@ -66,13 +67,15 @@ def make_app(
     *,
     status: Callable[[], StatusReply],
     waiting_for: Callable[[], tuple[str, ...]],
+    check: Callable[[], Awaitable[tuple[str, ...]]] | None = None,
     body_max_bytes: int = 1 << 20,
     admin_token: str | None = None,
     tls: TlsFiles | None = None,
 ) -> web.Application:
     """An application with ``/healthz``, ``/readyz``, ``/metrics``, ``/v1/status`` and the rules that all routes obey.
 
-    ``waiting_for`` names what is missing until the service is ready (empty: ready). A `ForebayError` from a handler
+    ``waiting_for`` names what is missing until the service is ready (empty: ready); what takes a look is asked of
+    ``check`` by ``/readyz`` alone, and must answer within a time of its own. A `ForebayError` from a handler
     becomes its `ErrorReply`; any other exception is logged and becomes ``internal`` without its text. A request with
     the header ``forebay-deadline-ms`` is bounded by it; one of another wire version is refused, naming both. ``tls``
     are the listener's files, by which `require_role` and `require_admin` read callers' certificates.
@@ -84,6 +87,8 @@ def make_app(
     app[TLS] = tls
     app[STATUS] = status
     app[WAITING_FOR] = waiting_for
+    if check is not None:
+        app[CHECK] = check
     app.on_response_prepare.append(_add_wire_version)
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/readyz", _readyz)
@@ -264,6 +269,8 @@ async def _healthz(request: web.Request) -> web.Response:
 
 async def _readyz(request: web.Request) -> web.Response:
     missing = request.app[WAITING_FOR]()
+    if not missing and CHECK in request.app:
+        missing = await request.app[CHECK]()
     if missing:
         return web.Response(status=503, text="".join(f"waiting for {what}\n" for what in missing))
     return web.Response(text="ready\n")
