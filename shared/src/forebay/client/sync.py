@@ -12,6 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -62,9 +63,13 @@ class _Core:
         client = Client(options, telemetry)
         return await client.__aenter__()
 
+    def submit(self, coro: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin the coroutine in the loop."""
+        return asyncio.run_coroutine_threadsafe(coro, self._loop)
+
     def run(self, coro: Coroutine[Any, Any, T]) -> T:
         """The coroutine's result. An interrupt (Ctrl-C) cancels it."""
-        future = asyncio.run_coroutine_threadsafe(coro, self._loop)
+        future = self.submit(coro)
         try:
             return future.result()
         except BaseException:
@@ -89,7 +94,7 @@ class SyncClient:
 
     def __init__(self, options: ClientOptions, telemetry: Telemetry | None = None) -> None:
         options.validate()
-        self._options = options
+        self.options = options
         self._telemetry = telemetry or quiet()
         self._core: _Core | None = None
         self._lock = threading.Lock()
@@ -118,7 +123,7 @@ class SyncClient:
             if self._closed:
                 raise InvalidRequest("the client is closed")
             if self._core is None:
-                self._core = _Core(self._options, self._telemetry)
+                self._core = _Core(self.options, self._telemetry)
             return self._core
 
     def _forked(self) -> None:
@@ -127,6 +132,11 @@ class SyncClient:
         if self._core is not None:
             _ABANDONED.append(self._core)
             self._core = None
+
+    def submit(self, call: Callable[[Client], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Begin a call of the asynchronous client, for who waits elsewhere; cancelling the future cancels it."""
+        core = self.core()
+        return core.submit(call(core.client))
 
     def cluster_map(self) -> ClusterMap | None:
         """As ``Client.cluster_map``."""
