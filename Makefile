@@ -22,7 +22,7 @@ DISTRIBUTIONS := forebay forebay-master forebay-worker forebay-fuse
 SYNC := $(UV) pip sync -q --require-hashes
 EDITABLE := $(UV) pip install -q --python .venv --no-deps --no-build-isolation $(MEMBERS:%=-e %)
 
-.PHONY: help setup demo test check bench clean lock system
+.PHONY: help setup demo test check bench clean lock system docs
 
 help:
 	@echo 'make demo [SMALL=1] [SOURCE=s3://…|/folder] [REGISTRY=zookeeper]   see it work'
@@ -58,6 +58,10 @@ check: .venv/.dev-stamp
 
 bench: setup
 	$(PY) -m bench all $(if $(QUICK),--quick)
+
+# What the services serve at /openapi.json, as files and as a page.
+docs: .venv/.dev-stamp
+	$(PY) docs/write.py
 
 clean:
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build

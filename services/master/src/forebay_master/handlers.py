@@ -7,11 +7,25 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from forebay.contracts import ListRequest, LookupRequest, MountRequest, SyncRequest, TicketRequest
+from forebay.contracts import (
+    ChangesReply,
+    ListReply,
+    ListRequest,
+    LookupReply,
+    LookupRequest,
+    Mount,
+    MountRequest,
+    MountsReply,
+    SyncReply,
+    SyncRequest,
+    TicketReply,
+    TicketRequest,
+)
 from forebay.contracts.names import CHANGES_PATH, SYNC_PATH
 from forebay.discovery.routes import parse_wait
 from forebay.errors import NotReady
 from forebay.transport.app import read_record, record_response, require_admin, require_role
+from forebay.transport.openapi import WAITING, operation
 from forebay_master.catalog import Catalog
 from forebay_master.changes import Feed
 from forebay_master.mounts import Mounts
@@ -40,38 +54,44 @@ class MasterRoutes:
         app.router.add_post("/v1/mounts", self.mount)
         app.router.add_delete("/v1/mounts/{mount_id}", self.unmount)
 
+    @operation(takes=LookupRequest, gives=LookupReply)
     async def lookup(self, request: web.Request) -> web.Response:
-        """``POST /v1/lookup``."""
+        """Attributes and layout of one path."""
         asked = await read_record(request, LookupRequest)
         self._check_open()
         return record_response(await self.catalog.lookup(asked.path))
 
+    @operation(takes=ListRequest, gives=ListReply)
     async def list_page(self, request: web.Request) -> web.Response:
-        """``POST /v1/list``."""
+        """A page of a directory, in byte order of names."""
         asked = await read_record(request, ListRequest)
         self._check_open()
         return web.Response(body=await self.catalog.list_page(asked), content_type="application/json")
 
+    @operation(takes=SyncRequest, gives=SyncReply)
     async def sync(self, request: web.Request) -> web.Response:
-        """``POST /v1/sync``."""
+        """Asks the under store now."""
         asked = await read_record(request, SyncRequest)
         self._check_open()
         return record_response(await self.catalog.sync(asked))
 
+    @operation(gives=ChangesReply, query={**WAITING, "after": "the last answer's cursor"})
     async def changes(self, request: web.Request) -> web.Response:
-        """``GET /v1/changes[?after=CURSOR&wait_s=SECONDS]``."""
+        """What was found to have changed in the under stores since a cursor; waits for something."""
         _, wait_s = parse_wait(None, request.query.get("wait_s"))
         self._check_open()
         return record_response(await self.feed.changes(request.query.get("after"), wait_s))
 
+    @operation(takes=TicketRequest, gives=TicketReply)
     async def ticket(self, request: web.Request) -> web.Response:
-        """``POST /v1/tickets``."""
+        """The right to read below the mount that holds a path."""
         asked = await read_record(request, TicketRequest)
         self._check_open()
         return record_response(await self.tickets.issue(asked))
 
+    @operation(gives=MountsReply, query=WAITING)
     async def show_mounts(self, request: web.Request) -> web.Response:
-        """``GET /v1/mounts[?after=REVISION&wait_s=SECONDS]``: with ``after`` it waits until the revision is another."""
+        """The mount table; with ``after`` the answer waits until the revision is another."""
         require_role(request, "worker", "master", "admin")  # it names endpoints and credential profiles
         after, wait_s = parse_wait(request.query.get("after"), request.query.get("wait_s"))
         self._check_open()
@@ -79,16 +99,18 @@ class MasterRoutes:
             return record_response(self.mounts.reply())
         return record_response(await self.mounts.changed(after, wait_s))
 
+    @operation(takes=MountRequest, gives=Mount, is_admin=True, statuses=(200, 201))
     async def mount(self, request: web.Request) -> web.Response:
-        """``POST /v1/mounts`` (admin): 201 with the new mount, or 200 if it is there already."""
+        """Mounts a source: 201 with the new mount, or 200 if it is there already."""
         require_admin(request)
         asked = await read_record(request, MountRequest)
         self._check_open()
         mount, is_new = await self.mounts.mount(asked)
         return record_response(mount, status=201 if is_new else 200)
 
+    @operation(gives=Mount, is_admin=True)
     async def unmount(self, request: web.Request) -> web.Response:
-        """``DELETE /v1/mounts/{mount_id}`` (admin): the mount that was removed."""
+        """Unmounts; the mount that was removed."""
         require_admin(request)
         self._check_open()
         return record_response(await self.mounts.unmount(request.match_info["mount_id"]))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from forebay.contracts import FreeRequest
+from forebay.contracts import FreeReply, FreeRequest, SettingsReply
 from forebay.contracts.blocks import FREE_PATH, SETTINGS_PATH
 from forebay.transport.app import read_json, read_record, record_response, require_admin
+from forebay.transport.openapi import operation
 from forebay_worker.keeping import Keeping
 
 
@@ -22,15 +23,18 @@ class AdminRoutes:
         app.router.add_patch(SETTINGS_PATH, self.change)
         app.router.add_post(FREE_PATH, self.free)
 
+    @operation(gives=SettingsReply)
     async def settings(self, request: web.Request) -> web.Response:
         """What can be changed, and since when it is as it is."""
         return record_response(self._keeping.settings())
 
+    @operation(gives=SettingsReply, is_admin=True)
     async def change(self, request: web.Request) -> web.Response:
         """All of a change, or nothing of it."""
         require_admin(request)
         return record_response(self._keeping.change(await read_json(request)))
 
+    @operation(takes=FreeRequest, gives=FreeReply, is_admin=True)
     async def free(self, request: web.Request) -> web.Response:
         """Lets go of blocks."""
         require_admin(request)

@@ -33,6 +33,7 @@ from forebay.contracts.records import ReadType
 from forebay.errors import ForebayError, InvalidRequest, Overloaded
 from forebay.runtime import logs
 from forebay.transport.app import read_record, record_response
+from forebay.transport.openapi import operation
 from forebay_worker.access import Asked
 from forebay_worker.block import Block
 from forebay_worker.entrance import Entrance
@@ -42,6 +43,20 @@ from forebay_worker.origins import Origins
 from forebay_worker.reads import Read, Reads
 from forebay_worker.routing import ReadOptions
 from forebay_worker.sources import closing
+
+TARGET = {
+    "mount_id": "the mount",
+    "key": "the file, relative to the mount's root",
+    "size": "its size in bytes",
+    "fingerprint": "its version",
+    "index": "the block's number in it, from 0",
+}
+ASKING = {
+    TICKET_HEADER: "the right to read",
+    READ_TYPE_HEADER: "CACHE, CACHE_PROMOTE or NO_CACHE",
+    "range": "bytes=FIRST-LAST of the block",
+    "cache-control": f"{ONLY_IF_CACHED}: 504 if it is not here",
+}
 
 
 @dataclass(frozen=True)
@@ -85,6 +100,7 @@ class BlockRoutes:
         app.router.add_get(f"{BLOCKS_PATH}/{{block_id}}", self.read, allow_head=False)
         app.router.add_post(TOUCH_PATH, self.touch)
 
+    @operation(media="application/octet-stream", statuses=(200, 206), query=TARGET, headers=ASKING)
     async def read(self, request: web.Request) -> web.StreamResponse:
         """A range of a block."""
         if self.in_flight >= self._options.reads_max:
@@ -105,6 +121,7 @@ class BlockRoutes:
         finally:
             self.in_flight -= 1
 
+    @operation(takes=TouchRequest, gives=TouchReply)
     async def touch(self, request: web.Request) -> web.Response:
         """Reads that happened past this worker."""
         report = await read_record(request, TouchRequest)

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from forebay.contracts import DrainReply, DrainRequest, RebalanceRequest
+from forebay.contracts import DrainReply, DrainRequest, RebalanceReply, RebalanceRequest
 from forebay.contracts.blocks import DRAIN_PATH, REBALANCE_PATH
 from forebay.contracts.records import MemberState
 from forebay.transport.app import read_record, record_response, require_admin
+from forebay.transport.openapi import operation
 from forebay_worker.rebalance import Rebalance
 
 
@@ -26,17 +27,20 @@ class PlaceRoutes:
         app.router.add_post(REBALANCE_PATH, self.rebalance)
         app.router.add_get(REBALANCE_PATH, self.state, allow_head=False)
 
+    @operation(takes=DrainRequest, gives=DrainReply, is_admin=True)
     async def drain(self, request: web.Request) -> web.Response:
         """Gives this worker's share away, or takes it back."""
         require_admin(request)
         return record_response(DrainReply(state=self._drain((await read_record(request, DrainRequest)).draining)))
 
+    @operation(takes=RebalanceRequest, gives=RebalanceReply, is_admin=True)
     async def rebalance(self, request: web.Request) -> web.Response:
-        """Begins one, or stops it; answers at once."""
+        """Begins a rebalance, or stops it; answers at once."""
         require_admin(request)
         self._rebalance.start((await read_record(request, RebalanceRequest)).bytes_per_s)
         return record_response(self._rebalance.state())
 
+    @operation(gives=RebalanceReply)
     async def state(self, request: web.Request) -> web.Response:
-        """How far it is."""
+        """How far the rebalance is."""
         return record_response(self._rebalance.state())

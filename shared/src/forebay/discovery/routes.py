@@ -10,14 +10,16 @@ import time
 
 from aiohttp import web
 
-from forebay.contracts import AnnounceRequest, WithdrawRequest
+from forebay.contracts import AnnounceReply, AnnounceRequest, ClusterMap, WithdrawReply, WithdrawRequest
 from forebay.contracts.tickets import KeyRing
 from forebay.discovery.doors import ANNOUNCE_PATH, CLUSTER_PATH, PROOF_HEADER, WITHDRAW_PATH, check_proof
 from forebay.discovery.hub import EmbeddedHub
 from forebay.errors import InvalidRequest
 from forebay.transport.app import read_record, record_response, require_role
+from forebay.transport.openapi import WAITING, operation
 
 WAIT_MAX_S = 60.0
+PROOF = {PROOF_HEADER: "that the caller holds the cluster key"}
 
 
 def add_registry_routes(app: web.Application, hub: EmbeddedHub, *, keys: KeyRing | None = None) -> None:
@@ -34,19 +36,25 @@ class _Routes:
         self._hub = hub
         self._keys = keys
 
+    @operation(takes=AnnounceRequest, gives=AnnounceReply, headers=PROOF)
     async def announce(self, request: web.Request) -> web.Response:
+        """A member says that it is there."""
         record = await read_record(request, AnnounceRequest)
         require_role(request, record.member.role)
         self._check(request, record.member.member_id)
         return record_response(await self._hub.announce(record, self._hub.clock()))
 
+    @operation(takes=WithdrawRequest, gives=WithdrawReply, headers=PROOF)
     async def withdraw(self, request: web.Request) -> web.Response:
+        """A member leaves."""
         record = await read_record(request, WithdrawRequest)
         require_role(request, "master", "worker")
         self._check(request, record.member_id)
         return record_response(await self._hub.withdraw(record, self._hub.clock()))
 
+    @operation(gives=ClusterMap, query=WAITING)
     async def cluster(self, request: web.Request) -> web.Response:
+        """The cluster map; with ``after`` the answer waits for a newer one."""
         after, wait_s = parse_wait(request.query.get("after"), request.query.get("wait_s"))
         if after is not None and wait_s > 0:
             await self._hub.maps.changed(after, wait_s)

@@ -28,7 +28,9 @@ from forebay.errors import (
 from forebay.runtime import Deadline, logs
 from forebay.runtime.tls import TlsFiles
 from forebay.telemetry import current_context
+from forebay.transport import openapi
 from forebay.transport.client import DEADLINE_HEADER
+from forebay.transport.openapi import OPENAPI_PATH, operation
 
 if TYPE_CHECKING:
     from forebay.telemetry import Telemetry
@@ -72,7 +74,8 @@ def make_app(
     admin_token: str | None = None,
     tls: TlsFiles | None = None,
 ) -> web.Application:
-    """An application with ``/healthz``, ``/readyz``, ``/metrics``, ``/v1/status`` and the rules that all routes obey.
+    """An application with ``/healthz``, ``/readyz``, ``/metrics``, ``/v1/status``, ``/openapi.json`` and the rules that
+    all routes obey.
 
     ``waiting_for`` names what is missing until the service is ready (empty: ready); what takes a look is asked of
     ``check`` by ``/readyz`` alone, and must answer within a time of its own. A `ForebayError` from a handler
@@ -94,6 +97,7 @@ def make_app(
     app.router.add_get("/readyz", _readyz)
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/v1/status", _status)
+    app.router.add_get(OPENAPI_PATH, _openapi)
     return app
 
 
@@ -263,11 +267,15 @@ def _is_local(request: web.Request) -> bool:
 # -- the routes
 
 
+@operation(media="text/plain")
 async def _healthz(request: web.Request) -> web.Response:
+    """Whether the process is alive."""
     return web.Response(text="ok\n")
 
 
+@operation(media="text/plain", statuses=(200, 503))
 async def _readyz(request: web.Request) -> web.Response:
+    """Whether the service can serve: 200, or 503 and a line for each thing that is missing."""
     missing = request.app[WAITING_FOR]()
     if not missing and CHECK in request.app:
         missing = await request.app[CHECK]()
@@ -276,13 +284,26 @@ async def _readyz(request: web.Request) -> web.Response:
     return web.Response(text="ready\n")
 
 
+@operation(media="text/plain")
 async def _metrics(request: web.Request) -> web.Response:
+    """All metrics, in Prometheus form."""
     body = request.app[TELEMETRY].metrics.render()
     return web.Response(body=body, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
+@operation(gives=StatusReply)
 async def _status(request: web.Request) -> web.Response:
+    """What the service says of itself: settings, what it waits for, how its parts are."""
     return record_response(request.app[STATUS]())
+
+
+@operation()
+async def _openapi(request: web.Request) -> web.Response:
+    """This document (OpenAPI 3.1)."""
+    info = request.app[INFO]
+    return web.Response(
+        body=orjson.dumps(openapi.document(request.app, info.service, info.version)), content_type="application/json"
+    )
 
 
 __all__ = [
