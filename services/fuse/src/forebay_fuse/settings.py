@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from forebay.balancing import LocationPolicy
+from forebay.client.options import ShortCircuit
 from forebay.runtime import ServiceSettings, Size
 
 HELPERS_MAX = 16
@@ -52,8 +53,12 @@ class FuseSettings(ServiceSettings):
         4096, ge=0, le=1 << 20, description="the kernel's readahead for this mount; 0 leaves it"
     )
     max_background: int = Field(64, ge=1, le=1024, description="reads the kernel has under way at once")
-    short_circuit: str = Field("file", description="'file' reads blocks of workers on this host in place; 'off'")
-    short_circuit_dirs: tuple[Path, ...] = Field((), description="tier directories of workers on this host; repeatable")
+    short_circuit: ShortCircuit = Field(
+        "file", description="'file' reads blocks of workers on this host in place; 'uds' over their Unix sockets; 'off'"
+    )
+    short_circuit_dirs: tuple[Path, ...] = Field(
+        (), description="tier directories (or directories of the sockets) of workers on this host; repeatable"
+    )
     readahead: Size = Field(16 << 20, ge=0, description="bytes fetched ahead of one sequential reader")
     readahead_budget: Size | None = Field(
         None,
@@ -112,10 +117,3 @@ class FuseSettings(ServiceSettings):
         if self.on_stop == "leave" and self.keeper is None:
             raise ValueError("on_stop=leave needs a keeper to leave the mount to")
         return self
-
-    @field_validator("short_circuit")
-    @classmethod
-    def _known_way(cls, value: str) -> str:
-        if value not in ("file", "off"):
-            raise ValueError("want file or off")
-        return value

@@ -13,10 +13,11 @@ from functools import partial
 
 import forebay_worker
 from forebay.contracts import WIRE_VERSION, ClusterMap, Member, StatusReply, TierInfo
+from forebay.contracts.members import socket_name
 from forebay.contracts.records import MemberState
 from forebay.contracts.tickets import KeyRing
 from forebay.discovery import Registry, master_addresses, open_registry, parse_registry_url
-from forebay.errors import Detail, PeerUnavailable
+from forebay.errors import ConfigError, Detail, PeerUnavailable
 from forebay.runtime import (
     Deadline,
     Supervisor,
@@ -80,6 +81,7 @@ ANNOUNCE_PAUSE_S = 1.0
 AVAILABLE_UNIT = 64 << 20
 """Free bytes are announced in such steps: who chooses by them needs no more, and the map changes less often."""
 
+SOCKET_MODE = 0o660
 GIB = 1 << 30
 
 
@@ -102,10 +104,11 @@ class Worker:
         self.tiers = tuple(tiers)
         self.spawner = spawner
         self.started_at_s = time.time()
-        self._is_leaving = False
+        self._is_leaving = self._has_socket = False
         self._state: MemberState = "live"
         self._state_changed = asyncio.Event()
         self.member_id = settings.member_name(settings.port)
+        self.socket = (settings.uds_dir or self.tiers[0].spec.path) / socket_name(self.tiers[0].nonce)
         self.telemetry: Telemetry = setup(
             "forebay-worker",
             member_id=self.member_id,
@@ -200,6 +203,7 @@ class Worker:
             waiting_for=self.waiting_for,
             admin_token=secrets.admin_token,
             tls=secrets.tls,
+            open_sockets=(self.socket.name,),
         )
         self.routes.add_to(app)
         AdminRoutes(self.keeping).add_to(app)
@@ -273,7 +277,7 @@ class Worker:
             member_id=self.member_id,
             role="worker",
             tcp=settings.advertised(self.server.address, socket.gethostname()),
-            uds=str(settings.uds) if settings.uds else None,
+            uds=str(self.socket) if self._has_socket else None,
             capacity_weight=weight,
             serving_weight=self.weight(self.routes.in_flight),
             available_bytes=self._available() // AVAILABLE_UNIT * AVAILABLE_UNIT,
@@ -347,6 +351,7 @@ class Worker:
         await self.watch.load()
         self.spawner.spawn("open_under_stores", self.pool.run())
         await self.server.start(settings.host, settings.port, uds=settings.uds)
+        await self._open_socket()
         self.spawner.spawn("rebalance", self.rebalance.run())
         self.spawner.spawn("vital_signs", self.signs.run())
         self.spawner.spawn("join", self._join())
@@ -357,6 +362,18 @@ class Worker:
         self.spawner.spawn("sweep", self.keeping.run())
         self.spawner.spawn("scrub", self.scrubber.run())
         await stop.wait()
+
+    async def _open_socket(self) -> None:
+        """Where clients of this host may come in, by their tickets (``short_circuit=uds``)."""
+        try:
+            if (before := self.tiers[0].nonce_before) is not None:
+                self.socket.with_name(socket_name(before)).unlink(missing_ok=True)
+            await self.server.listen_also(self.socket, mode=SOCKET_MODE)
+            self._has_socket = True
+        except (ConfigError, OSError) as e:
+            if self.settings.uds_dir is not None:
+                raise ConfigError("uds_dir", str(e)) from e
+            logs.get("forebay_worker.app").warning("no_socket_for_this_host", path=str(self.socket), error=str(e))
 
     async def _take_in(self, scanned: asyncio.Event) -> None:
         await self.store.scan()

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import google_crc32c
 
 from forebay.contracts.blocks import is_block_id
+from forebay.contracts.members import socket_name
 from forebay_worker.directory import (
     DIRECTORY_MODE,
     NONCE_NAME,
@@ -148,7 +149,7 @@ def scan_root(tier: TierDirectory, scan: Scan) -> list[str]:
     """Moves strangers beside the folders to quarantine; the folders."""
     found = folders(tier)
     for name in sorted(os.listdir(tier.root_fd)):
-        if name not in RESERVED and name not in LEFT_ALONE and name not in found:
+        if name not in RESERVED and name not in LEFT_ALONE and name not in found and name != socket_name(tier.nonce):
             _banish(tier, name, scan)
     return found
 

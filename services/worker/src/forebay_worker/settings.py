@@ -41,6 +41,9 @@ class WorkerSettings(MemberSettings):
         " cgroup's memory and 20% of the free disk, no directory at all to one in /dev/shm",
     )
     state_dir: Path | None = Field(None, description="where the last good mount table is kept; default: the first tier")
+    uds_dir: Path | None = Field(
+        None, description="directory of the Unix socket for clients of this host; default: the first tier"
+    )
     capacity_weight: float | None = Field(None, ge=0, le=1e15, description="share of blocks; default: capacity in GiB")
     passive_cache: bool = Field(False, description="keep copies of blocks that were read through their home")
     read_type: ReadType = Field("CACHE", description="CACHE, CACHE_PROMOTE or NO_CACHE, where a request says nothing")

@@ -9,6 +9,7 @@ import secrets
 from pathlib import Path
 
 from forebay.contracts.blocks import is_block_id
+from forebay.contracts.members import socket_name
 from forebay.errors import ConfigError
 from forebay_worker.directory import (
     DIRECTORY_MODE,
@@ -47,6 +48,8 @@ def open_tier(
     tier = TierDirectory(spec, root_fd, lock_fd, nonce=nonce, in_memory=in_memory, is_new=is_new, manner=manner)
     try:
         tier.nonce_before = _nonce(root_fd)
+        if tier.nonce_before is not None:
+            tier.unlink(socket_name(tier.nonce_before))  # its worker was killed
         _replace_small(root_fd, NONCE_NAME, nonce)
     except OSError as e:
         undo(tier)

@@ -15,6 +15,7 @@ from forebay.client.options import ClientOptions
 from forebay.client.plan import Holders, Step, Suspects, blames_member, goes_on, hedge_member, round_pause_s, steps
 from forebay.client.race import Race
 from forebay.client.retries import RetryBudget
+from forebay.client.sockets import LocalSockets
 from forebay.client.tasks import Tasks
 from forebay.client.tickets import TicketCache
 from forebay.contracts import BlockTarget, Layout, Member, identity
@@ -39,7 +40,7 @@ from forebay.errors import (
     PermissionDenied,
     Unauthenticated,
 )
-from forebay.runtime import Deadline
+from forebay.runtime import Deadline, logs
 from forebay.telemetry import Metrics
 from forebay.transport import DataReply, HttpClient
 
@@ -110,6 +111,7 @@ class BlockSource:
         members: Members,
         tickets: TicketCache,
         tasks: Tasks,
+        sockets: LocalSockets,
         local_members: Callable[[], frozenset[str]],
         metrics: Metrics,
     ) -> None:
@@ -118,7 +120,9 @@ class BlockSource:
         self._members = members
         self._tickets = tickets
         self._tasks = tasks
+        self._sockets = sockets
         self._local_members = local_members
+        self._log = logs.get("forebay.client.blocks")
         self._rng = random.Random()
         self.loads = LoadTable()
         self.suspects = Suspects()
@@ -140,6 +144,9 @@ class BlockSource:
         )
         self._waited = metrics.counter(
             "forebay_client_retries_delayed_total", "second tries that waited for the retry budget"
+        )
+        self._by_socket = metrics.counter(
+            "forebay_client_socket_reads_total", "answers of workers on this host over their Unix socket"
         )
         metrics.observed(
             "forebay_client_members_avoided",
@@ -348,7 +355,7 @@ class BlockSource:
         self.suspects.asked(member_id, started)
         try:
             headers = self._headers(step, wanted, ticket)
-            reply = await self._http.read_into(step.member.tcp, wanted.path, buffer, deadline=deadline, headers=headers)
+            reply = await self._read_into(step.member, wanted, buffer, deadline, headers)
         except ForebayError as e:
             now, bad = time.monotonic(), blames_member(e)
             self.loads.finish(member_id, now, latency_s=now - started, ok=not bad)
@@ -367,6 +374,22 @@ class BlockSource:
         self._delays.answered(wanted.length, now - started)
         self._heard(step, reply, now - started, now, under_way)
         return reply
+
+    async def _read_into(
+        self, member: Member, wanted: Wanted, buffer: memoryview, deadline: Deadline, headers: dict[str, str]
+    ) -> DataReply:
+        """Over the member's socket if it is on this host, else, or if that is gone, over the network."""
+        socket = self._sockets.address(member)
+        if socket is not None:
+            try:
+                reply = await self._http.read_into(socket, wanted.path, buffer, deadline=deadline, headers=headers)
+            except PeerUnavailable as e:
+                self._sockets.lost(member)
+                self._log.info("a worker's socket is not used", member=member.member_id, error=e.message)
+            else:
+                self._by_socket.add(1)
+                return reply
+        return await self._http.read_into(member.tcp, wanted.path, buffer, deadline=deadline, headers=headers)
 
     def _left(self, step: Step, wanted: Wanted, started_s: float, under_way: int, race: Race[DataReply] | None) -> None:
         """The request was given up: by the caller, which says nothing, or because another member was faster."""

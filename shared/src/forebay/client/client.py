@@ -22,6 +22,7 @@ from forebay.client.options import ClientOptions
 from forebay.client.readahead import budget_bytes
 from forebay.client.reader import Reader, ReaderParts
 from forebay.client.segments import SegmentTable
+from forebay.client.sockets import LocalSockets
 from forebay.client.tasks import Tasks
 from forebay.client.tickets import TicketCache
 from forebay.client.touches import STILL_OPEN_S, Touches
@@ -89,8 +90,9 @@ class Client:
             negative_s=options.negative_cache_s,
         )
         self._touches = Touches()
+        self._sockets = LocalSockets(options.short_circuit_dirs if options.short_circuit == "uds" else ())
         self._local = LocalDirs(
-            options.short_circuit_dirs,
+            options.short_circuit_dirs if options.short_circuit == "file" else (),
             blocks_max=options.local_blocks_max,
             on_read=lambda n: self._source.bytes_read.add(n, "local"),
         )
@@ -105,7 +107,8 @@ class Client:
             members=self._members,
             tickets=self._tickets,
             tasks=self._tasks,
-            local_members=lambda: self._local.member_ids,
+            sockets=self._sockets,
+            local_members=lambda: self._local.member_ids | self._sockets.member_ids,
             metrics=metrics,
         )
         self._segments = SegmentTable(
@@ -345,6 +348,7 @@ class Client:
         self._members.update(cluster_map)
         self._source.retain({m.member_id for m in cluster_map.members})
         self._local.refresh(cluster_map.members)
+        self._sockets.refresh(cluster_map.members)
 
     async def _watch_map(self) -> None:
         while True:

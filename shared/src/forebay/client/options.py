@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Literal, get_args
 
 from forebay.balancing import LocationPolicy
 from forebay.contracts.records import EXTENT_SIZE, ReadType
 from forebay.errors import ConfigError
+
+ShortCircuit = Literal["file", "uds", "off"]
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,10 @@ class ClientOptions:
     window of one sequential reader, ``readahead_budget_bytes`` what all readers of the client hold together (by
     default an eighth of the memory that the control group grants, at most 256 MiB).
     ``reserved_bytes`` is what ``local-first-avoid-eviction`` leaves free on this host's worker; ``hedge`` allows a
-    second request when the first is late. ``short_circuit_dirs`` are tier directories of workers on this host: paths
-    from registrations are never used.
+    second request when the first is late. ``short_circuit_dirs`` are directories of workers on this host (paths from
+    registrations are never used): with ``file`` the tier directories, whose block files are opened in place, past the
+    tickets; with ``uds`` those of their Unix sockets (by default the first tier directory), for the same requests as
+    over the network; with ``off`` they are not looked at.
     """
 
     registry: str
@@ -32,6 +36,7 @@ class ClientOptions:
     readahead_bytes: int = 16 << 20
     readahead_budget_bytes: int | None = None
     segment_bytes: int = EXTENT_SIZE
+    short_circuit: ShortCircuit = "file"
     short_circuit_dirs: tuple[Path, ...] = ()
     local_blocks_max: int = 512
     location_policy: LocationPolicy = "deterministic-hash"
@@ -74,5 +79,7 @@ class ClientOptions:
                 raise ConfigError(name, f"must not be negative, is {value}")
         if self.location_policy not in get_args(LocationPolicy):
             raise ConfigError("location_policy", f"one of {', '.join(get_args(LocationPolicy))}")
+        if self.short_circuit not in get_args(ShortCircuit):
+            raise ConfigError("short_circuit", f"one of {', '.join(get_args(ShortCircuit))}")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("tls_cert", "a certificate and its key (tls_key) come together")

@@ -26,3 +26,9 @@ def master_addresses(cluster_map: ClusterMap | None) -> list[str]:
     """``host:port`` of the masters, by member id; those that are down only where all are."""
     masters = [m for m in cluster_map.members if m.role == "master"] if cluster_map else []
     return [m.tcp for m in masters if m.state != "down"] or [m.tcp for m in masters]
+
+
+def socket_name(nonce: str) -> str:
+    """The Unix socket of a worker in a directory that clients of its host can reach, by the nonce of its first tier:
+    who finds it there has found that very worker, and one that a dead worker left has another name."""
+    return f"{nonce}.sock"

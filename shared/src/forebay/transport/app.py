@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-from collections.abc import Awaitable, Callable, Mapping
+import os
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -57,6 +58,7 @@ class ServiceInfo:
 INFO = web.AppKey("forebay_info", ServiceInfo)
 TELEMETRY: web.AppKey[Telemetry] = web.AppKey("forebay_telemetry")
 ADMIN_TOKEN: web.AppKey[str | None] = web.AppKey("forebay_admin_token")
+OPEN_SOCKETS: web.AppKey[Collection[str]] = web.AppKey("forebay_open_sockets")
 TLS: web.AppKey[TlsFiles | None] = web.AppKey("forebay_tls")
 STATUS: web.AppKey[Callable[[], StatusReply]] = web.AppKey("forebay_status")
 WAITING_FOR: web.AppKey[Callable[[], tuple[str, ...]]] = web.AppKey("forebay_waiting_for")
@@ -73,6 +75,7 @@ def make_app(
     body_max_bytes: int = 1 << 20,
     admin_token: str | None = None,
     tls: TlsFiles | None = None,
+    open_sockets: Collection[str] = (),
 ) -> web.Application:
     """An application with ``/healthz``, ``/readyz``, ``/metrics``, ``/v1/status``, ``/openapi.json`` and the rules that
     all routes obey.
@@ -81,13 +84,15 @@ def make_app(
     ``check`` by ``/readyz`` alone, and must answer within a time of its own. A `ForebayError` from a handler
     becomes its `ErrorReply`; any other exception is logged and becomes ``internal`` without its text. A request with
     the header ``forebay-deadline-ms`` is bounded by it; one of another wire version is refused, naming both. ``tls``
-    are the listener's files, by which `require_role` and `require_admin` read callers' certificates.
+    are the listener's files, by which `require_role` and `require_admin` read callers' certificates. Who comes by a
+    Unix socket of a name in ``open_sockets`` is no administrator for that: clients of this host come by it.
     """
     app = web.Application(middlewares=[_guard], client_max_size=body_max_bytes)
     app[INFO] = info
     app[TELEMETRY] = telemetry
     app[ADMIN_TOKEN] = admin_token
     app[TLS] = tls
+    app[OPEN_SOCKETS] = open_sockets
     app[STATUS] = status
     app[WAITING_FOR] = waiting_for
     if check is not None:
@@ -256,8 +261,8 @@ async def _add_wire_version(request: web.Request, response: web.StreamResponse) 
 
 def _is_local(request: web.Request) -> bool:
     ends: tuple[Any, Any] = (request.get_extra_info("sockname"), request.get_extra_info("peername"))
-    if all(isinstance(end, (str, bytes)) for end in ends):
-        return True  # a Unix socket
+    if all(isinstance(end, (str, bytes)) for end in ends):  # a Unix socket
+        return os.path.basename(os.fsdecode(ends[0])) not in request.config_dict[OPEN_SOCKETS]
     try:
         return all(ipaddress.ip_address(end[0].partition("%")[0]).is_loopback for end in ends)
     except (ValueError, TypeError, IndexError, AttributeError):

@@ -18,6 +18,7 @@ from forebay.transport.fields import FieldEncoder, Memo
 from forebay.transport.gate import Gate
 from forebay.transport.heads import ReplyHead
 from forebay.transport.limits import Limits
+from forebay.transport.unix import reached
 
 ALPN = ("h2",)
 Tls = ssl.SSLContext | TlsFiles
@@ -81,7 +82,8 @@ class Dialer:
     async def _open(self, peer: str, make: Callable[[], ClientConnection]) -> ClientConnection:
         loop = asyncio.get_running_loop()
         if peer.startswith("unix:"):
-            _, made = await loop.create_unix_connection(make, peer[5:])
+            with reached(peer[5:]) as path:
+                _, made = await loop.create_unix_connection(make, path)
             return made
         host, port = split_peer(peer)
         context = self._tls.client(ALPN) if isinstance(self._tls, TlsFiles) else self._tls

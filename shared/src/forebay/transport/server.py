@@ -7,7 +7,6 @@ import errno
 import os
 import socket
 import ssl
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +20,14 @@ from forebay.transport.limits import Limits
 from forebay.transport.observe import ServerObserver
 from forebay.transport.pool import Tls
 from forebay.transport.sniff import Sniffer
+from forebay.transport.unix import BACKLOG, listening
 
 if TYPE_CHECKING:
     from forebay.telemetry import Telemetry
 
 ALPN = ("h2", "http/1.1")
 HTTP_1_KEEPALIVE_S = 75.0
+UDS_MODE = 0o755
 
 
 class HttpServer:
@@ -61,7 +62,7 @@ class HttpServer:
         self._shared: Shared | None = None
         self._listeners: list[asyncio.Server] = []
         self._sniffers: set[Sniffer] = set()
-        self._uds: Path | None = None
+        self._sockets: list[Path] = []
         self._address = ""
         self._ticker: asyncio.TimerHandle | None = None
         self._is_closed = False
@@ -90,8 +91,7 @@ class HttpServer:
             self._listeners.append(listener)
             self._address = _address_of(listener, host)
             if uds is not None:
-                self._listeners.append(await self._listen_uds(loop, uds))
-                self._uds = uds
+                await self.listen_also(uds)
         except BaseException:
             await self.close()
             raise
@@ -131,10 +131,18 @@ class HttpServer:
             )
             raise ConfigError(setting, f"{host}:{port} {reason}") from e
 
-    async def _listen_uds(self, loop: asyncio.AbstractEventLoop, path: Path) -> asyncio.Server:
+    async def listen_also(self, path: Path, *, mode: int = UDS_MODE) -> None:
+        """Listens on one more Unix socket of a server that was started.
+
+        Raises:
+            ConfigError: it cannot be; ``setting`` is ``uds``.
+        """
+        self._listeners.append(await self._listen_uds(asyncio.get_running_loop(), path, mode))
+        self._sockets.append(path)
+
+    async def _listen_uds(self, loop: asyncio.AbstractEventLoop, path: Path, mode: int) -> asyncio.Server:
         try:
-            _claim_socket(path)
-            return await loop.create_unix_server(self._sniffer, str(path), backlog=1024)
+            return await loop.create_unix_server(self._sniffer, sock=listening(path, mode), backlog=BACKLOG)
         except OSError as e:
             raise ConfigError("uds", f"{path} cannot be listened on: {os.strerror(e.errno or 0)}") from e
 
@@ -188,9 +196,9 @@ class HttpServer:
             self._ticker.cancel()
         await self._runner.cleanup()
         self._listeners.clear()
-        if self._uds is not None:
-            self._uds.unlink(missing_ok=True)
-            self._uds = None
+        for path in self._sockets:
+            path.unlink(missing_ok=True)
+        self._sockets.clear()
 
     async def _drain_h2(self) -> None:
         connections = list(self._shared.connections) if self._shared else []
@@ -225,24 +233,3 @@ def _address_of(listener: asyncio.Server, host: str) -> str:
     name = listener.sockets[0].getsockname()
     shown = f"[{name[0]}]" if ":" in name[0] else name[0]
     return f"{shown}:{name[1]}"
-
-
-def _claim_socket(path: Path) -> None:
-    """Unlinks a socket that nobody listens on any more (uvloop would unlink a living one as well).
-
-    Raises:
-        OSError: somebody listens there, or it is no socket.
-    """
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise OSError(errno.EEXIST, "it exists and is no socket")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-    raise OSError(errno.EADDRINUSE, "somebody listens there")
