@@ -10,7 +10,7 @@ from forebay.cli.sources import SourceOptions
 from forebay.client import Client
 from forebay.telemetry import quiet
 from forebay.testing import run
-from forebay.testing.cluster import Cluster, eventually
+from forebay.testing.cluster import Cluster, eventually, parse_metrics
 from forebay.testing.s3 import S3Server
 from tests.unit.worker.kit import MIB, content
 
@@ -70,6 +70,32 @@ def test_a_worker_that_was_killed_is_warm_again_after_its_restart(tmp_path: Path
         cluster.restart("worker-0")
         assert run(read_all(cluster, list(data)), watchdog_s=60) == data
         assert cluster.metrics("worker-0").get('forebay_worker_served_bytes_total{source="ufs"}', 0.0) == 0
+
+
+def test_workers_of_this_host_are_asked_over_their_sockets_and_over_the_network_when_those_go(tmp_path: Path) -> None:
+    data = write(tmp_path / "data")
+    telemetry = quiet()
+
+    def by_socket() -> float:
+        return parse_metrics(telemetry.metrics.render()).get("forebay_client_socket_reads_total", 0.0)
+
+    async def body(cluster: Cluster) -> None:
+        options = cluster.client_options(short_circuit="uds", readahead_bytes=0, hedge=False)
+        for are_there in (True, False):
+            before = by_socket()
+            async with Client(options, telemetry) as client:
+                for path in [path for folder in options.short_circuit_dirs for path in folder.glob("*.sock")]:
+                    if not are_there:
+                        path.unlink()  # after it was found
+                for name, value in data.items():
+                    reader = await client.open(f"/{name}")
+                    assert await reader.read(0, reader.size) == value
+                    await reader.close()
+            assert (by_socket() - before >= len(data)) is are_there
+            assert (by_socket() > before) is are_there
+
+    with Cluster.of_folder(tmp_path / "data", workers=2) as cluster:
+        run(body(cluster), watchdog_s=60)
 
 
 @pytest.mark.s3
