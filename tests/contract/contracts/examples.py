@@ -45,6 +45,8 @@ from forebay.contracts import (
     TouchReply,
     TouchRequest,
     UfsOptions,
+    WeightReply,
+    WeightRequest,
     WithdrawReply,
     WithdrawRequest,
     encode,
@@ -135,6 +137,8 @@ EXAMPLES: tuple[Record, ...] = (
     ),
     SyncRequest(path="/imagenet", recursive=True),
     SyncReply(directories=3, changes=2, synced_at_s=1_700_000_000.25),
+    WeightRequest(capacity_weight=2.5),
+    WeightReply(capacity_weight=2.5),
     StatusReply(
         service="forebay-worker", member_id="worker-1", version="0.1.0", wire_version=1,
         started_at_s=1_700_000_000.25, ready=False, waiting_for=("registry",),

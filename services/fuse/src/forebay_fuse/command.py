@@ -36,7 +36,7 @@ def arguments(argv: Sequence[str]) -> list[str]:
 
 def _takes_value(flag: str) -> bool:
     """Whether the next word belongs to ``flag``; of a misspelt one as well, so that it is the one that is named."""
-    if "=" in flag or flag in ("-h", "--help", "--version"):
+    if "=" in flag or flag in ("-h", "--help", "--version", "--check-config"):
         return False
     name = flag.removeprefix("--").removeprefix("no-").replace("-", "_")
     field = FuseSettings.model_fields.get(name)

@@ -106,6 +106,7 @@ class Worker:
         self.started_at_s = time.time()
         self._is_leaving = self._has_socket = False
         self._state: MemberState = "live"
+        self._capacity_weight = settings.capacity_weight
         self._state_changed = asyncio.Event()
         self.member_id = settings.member_name(settings.port)
         self.socket = (settings.uds_dir or self.tiers[0].spec.path) / socket_name(self.tiers[0].nonce)
@@ -207,7 +208,7 @@ class Worker:
         )
         self.routes.add_to(app)
         AdminRoutes(self.keeping).add_to(app)
-        PlaceRoutes(self.rebalance, self._drain).add_to(app)
+        PlaceRoutes(self.rebalance, self._drain, self._weigh).add_to(app)
         self.server = HttpServer(app, self.telemetry, tls=secrets.tls, drain_timeout_s=settings.drain_timeout_s)
         self._observe()
 
@@ -216,6 +217,19 @@ class Worker:
         self._state = "draining" if draining else "live"
         self._state_changed.set()
         return self._state
+
+    def _weigh(self, wanted: float | None) -> float:
+        """Announced by ``_join``, as above."""
+        self._capacity_weight = self.settings.capacity_weight if wanted is None else wanted
+        self._state_changed.set()
+        return self.capacity_weight
+
+    @property
+    def capacity_weight(self) -> float:
+        """What an operator said, else the setting, else the capacity in GiB."""
+        if self._capacity_weight is not None:
+            return self._capacity_weight
+        return sum(tier.spec.capacity_bytes for tier in self.tiers) / GIB
 
     def _take(self, tuning: Tuning) -> None:
         self.reads.passive = tuning.passive_cache
@@ -271,14 +285,12 @@ class Worker:
     def member(self) -> Member:
         """This worker as the map shows it."""
         settings = self.settings
-        capacity = sum(tier.spec.capacity_bytes for tier in self.tiers)
-        weight = capacity / GIB if settings.capacity_weight is None else settings.capacity_weight
         return Member(
             member_id=self.member_id,
             role="worker",
             tcp=settings.advertised(self.server.address, socket.gethostname()),
             uds=str(self.socket) if self._has_socket else None,
-            capacity_weight=weight,
+            capacity_weight=self.capacity_weight,
             serving_weight=self.weight(self.routes.in_flight),
             available_bytes=self._available() // AVAILABLE_UNIT * AVAILABLE_UNIT,
             state=self._state,

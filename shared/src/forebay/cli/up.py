@@ -99,14 +99,14 @@ def ignore_signals() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def watch(cluster: LocalCluster, say: Say) -> None:
-    """Returns never: ends by KeyboardInterrupt, or by NotReady when a service can't be kept running.
+def watch(cluster: LocalCluster, say: Say, until: Callable[[], bool] = lambda: False) -> None:
+    """Until ``until``; ends by KeyboardInterrupt before, or by NotReady when a service can't be kept running.
 
     Raises:
         NotReady: a service ended too often, or the mount was taken away; the message has the end of its log.
     """
     restarts = Restarts()
-    while True:
+    while not until():
         time.sleep(WATCH_PERIOD_S)
         for name, child in cluster.children.items():
             child.trim()

@@ -33,6 +33,8 @@ from forebay.contracts.records import (
     TouchReply,
     TouchRequest,
     UfsOptions,
+    WeightReply,
+    WeightRequest,
     WithdrawReply,
     WithdrawRequest,
 )
@@ -75,6 +77,8 @@ __all__ = [
     "TouchReply",
     "TouchRequest",
     "UfsOptions",
+    "WeightReply",
+    "WeightRequest",
     "WithdrawReply",
     "WithdrawRequest",
     "decode",

@@ -24,6 +24,7 @@ FREE_PATH = "/v1/blocks:free"
 SETTINGS_PATH = "/v1/settings"
 REBALANCE_PATH = "/v1/blocks:rebalance"
 DRAIN_PATH = "/v1/worker:drain"
+WEIGHT_PATH = "/v1/worker:weight"
 
 TICKET_HEADER = "forebay-ticket"
 """The signed right to read (``contracts.tickets``)."""

@@ -308,6 +308,18 @@ class DrainReply(Record, frozen=True):
     state: MemberState
 
 
+class WeightRequest(Record, frozen=True):
+    """A worker announces another capacity weight, so another share of the blocks, until it ends; ``None``: its own."""
+
+    capacity_weight: Weight | None
+
+
+class WeightReply(Record, frozen=True):
+    """The capacity weight that is announced from now on."""
+
+    capacity_weight: Weight
+
+
 class FreeRequest(Record, frozen=True):
     """Let go of blocks: those of mount ``mount_id``, those of files below ``path`` (absolute, in the namespace), those
     not read for ``idle_s``; what is given holds together; something must be given. Pinned ones by ``force`` only."""

@@ -1,8 +1,9 @@
-"""Settings of every process: flags over environment over defaults, checked before anything starts.
+"""Settings of every process: flags over environment over a file over defaults, checked before anything starts.
 
 A field ``tier_dirs`` of the worker is the flag ``--tier-dirs`` and the variable ``FOREBAY_WORKER_TIER_DIRS``; the
 fields that all services share may also be set for all at once (``FOREBAY_REGISTRY``). A list is one flag repeated, and
-one variable with commas (or a JSON array). What is wrong is reported as `ConfigError` under the name that the user
+one variable with commas (or a JSON array). ``--config FILE`` (or ``FOREBAY_CONFIG``) has the variables' names in YAML;
+one file may serve all services. What is wrong is reported as `ConfigError` under the name that the user
 wrote; nothing is ignored in silence, a misspelt ``FOREBAY_…`` variable included.
 """
 
@@ -29,12 +30,15 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSetti
 from forebay.contracts.tickets import KeyRing, parse_key_file
 from forebay.errors import ConfigError
 from forebay.runtime import logs
+from forebay.runtime.config_file import CONFIG_FLAG, CONFIG_VARIABLE, FileValue, read_config_file
 from forebay.runtime.tls import TlsFiles, tls_files
 
 COMMON_PREFIX = "FOREBAY_"
 SERVICE_PREFIXES = ("FOREBAY_MASTER_", "FOREBAY_WORKER_", "FOREBAY_FUSE_", "FOREBAY_CLI_")
-OTHER_VARIABLES = frozenset({"FOREBAY_TOOLS"})
-"""Variables that are no settings: where the tests find third-party servers."""
+OTHER_VARIABLES = frozenset({"FOREBAY_TOOLS", CONFIG_VARIABLE})
+"""Variables that are no settings: where the tests find third-party servers, and the settings' file."""
+
+CHECK_FLAG = "--check-config"
 
 TOKEN_MIN_CHARS = 16
 SECRET_FILE_MAX_BYTES = 64 << 10
@@ -183,8 +187,9 @@ def load(
     """The settings of this process.
 
     Raises:
-        ConfigError: an unknown flag or ``FOREBAY_…`` variable (the nearest name is suggested), or a bad value.
-        SystemExit: after ``--help`` or ``--version``, with code 0.
+        ConfigError: an unknown flag, ``FOREBAY_…`` variable or name in the file (the nearest is suggested), or a bad
+            value.
+        SystemExit: after ``--help``, ``--version`` or ``--check-config``, with code 0.
     """
     parser = _parser(kind, prog, version, description)
     given, unknown = parser.parse_known_args(argv)
@@ -192,10 +197,33 @@ def load(
         raise _unknown_flag(unknown[0], [option for option in parser._option_string_actions if option[:2] == "--"])
     _check_variables(kind, os.environ)
     flags = {name: value for name, value in vars(given).items() if value is not None}
+    file: Path | None = flags.pop("config", None) or _variable_path(os.environ)
+    is_check = flags.pop("check_config", False)
+    said = read_config_file(file) if file is not None else {}
+    _check_variables(kind, said)
     try:
-        return kind(**flags)
+        settings = kind(**(_from_file(kind, said, os.environ) | flags))
     except ValidationError as error:
-        raise _explain(kind, error.errors()[0], flags, os.environ) from None
+        raise _explain(kind, error.errors()[0], flags, os.environ, said) from None
+    if is_check:
+        raise SystemExit(0)
+    return settings
+
+
+def _variable_path(environ: Mapping[str, str]) -> Path | None:
+    path = environ.get(CONFIG_VARIABLE)
+    return Path(path) if path else None
+
+
+def _from_file(kind: type[Settings], said: Mapping[str, FileValue], environ: Mapping[str, str]) -> dict[str, FileValue]:
+    """The file's values by field: its own name before the one that all services share; the environment beats both."""
+    found: dict[str, FileValue] = {}
+    for name in kind.model_fields:
+        names = [_variable(kind, name), *([f"{COMMON_PREFIX}{name.upper()}"] if name in kind.common else [])]
+        value = next((said[n] for n in names if n in said), None)
+        if value is not None and not any(environ.get(n) for n in names):
+            found[name] = value
+    return found
 
 
 def check_exposure(settings: ServiceSettings) -> None:
@@ -285,6 +313,9 @@ class _Parser(argparse.ArgumentParser):
 def _parser(kind: type[Settings], prog: str, version: str, description: str) -> argparse.ArgumentParser:
     parser = _Parser(prog=prog, description=description, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"{prog} {version}")
+    text = f"YAML file with settings, named as in the environment; flags and variables beat it [{CONFIG_VARIABLE}]"
+    parser.add_argument(CONFIG_FLAG, type=Path, default=None, help=text, metavar="PATH")
+    parser.add_argument(CHECK_FLAG, action="store_true", default=None, help="check all settings, and end")
     for name, field in kind.model_fields.items():
         flag = f"--{name.replace('_', '-')}"
         text = f"{field.description or ''} [{_variable(kind, name)}{_default(field)}]".strip().replace("%", "%%")
@@ -332,7 +363,7 @@ def _variable(kind: type[Settings], name: str) -> str:
     return f"{_prefix(kind)}{name.upper()}"
 
 
-def _check_variables(kind: type[Settings], environ: Mapping[str, str]) -> None:
+def _check_variables(kind: type[Settings], environ: Mapping[str, object]) -> None:
     own = _prefix(kind)
     known = {_variable(kind, name) for name in kind.model_fields} | OTHER_VARIABLES
     known |= {f"{COMMON_PREFIX}{name.upper()}" for name in kind.common}
@@ -353,15 +384,21 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 
 
 def _explain(
-    kind: type[Settings], error: ErrorDetails, flags: Mapping[str, object], environ: Mapping[str, str]
+    kind: type[Settings],
+    error: ErrorDetails,
+    flags: Mapping[str, object],
+    environ: Mapping[str, str],
+    said: Mapping[str, FileValue],
 ) -> ConfigError:
     name = str(error["loc"][0]) if error["loc"] else "settings"
     message = error["msg"].removeprefix("Value error, ")
     shown = "" if error["type"] == "missing" else f"{logs.redact(repr(error['input']))[:120]}: "
-    return ConfigError(_as_written(kind, name, flags, environ), f"{shown}{message[:1].lower()}{message[1:]}")
+    return ConfigError(
+        _as_written(kind, name, flags, {**said, **environ}), f"{shown}{message[:1].lower()}{message[1:]}"
+    )
 
 
-def _as_written(kind: type[Settings], name: str, flags: Mapping[str, object], environ: Mapping[str, str]) -> str:
+def _as_written(kind: type[Settings], name: str, flags: Mapping[str, object], environ: Mapping[str, object]) -> str:
     common = f"{COMMON_PREFIX}{name.upper()}"
     if name not in flags:
         for variable in (_variable(kind, name), common):
