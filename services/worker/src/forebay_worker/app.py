@@ -31,7 +31,7 @@ from forebay.runtime import (
 from forebay.runtime.tls import TlsFiles
 from forebay.telemetry import Telemetry, setup
 from forebay.transport import HttpClient, HttpServer
-from forebay.transport.app import ServiceInfo, make_app
+from forebay.transport.app import OPEN_SOCKETS, ServiceInfo, make_app
 from forebay.ufs import AllowedRoots, open_ufs
 from forebay_worker import gauges
 from forebay_worker.access import Gate
@@ -204,8 +204,8 @@ class Worker:
             waiting_for=self.waiting_for,
             admin_token=secrets.admin_token,
             tls=secrets.tls,
-            open_sockets=(self.socket.name,),
         )
+        app[OPEN_SOCKETS].add(self.socket.name)
         self.routes.add_to(app)
         AdminRoutes(self.keeping).add_to(app)
         PlaceRoutes(self.rebalance, self._drain, self._weigh).add_to(app)

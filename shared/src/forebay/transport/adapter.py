@@ -45,6 +45,7 @@ from forebay.transport.observe import Scope, ServerObserver, Unobserved
 from forebay.transport.outgoing import SMALL_BODY_BYTES
 from forebay.transport.roles import ServerEngine
 from forebay.transport.streams import Phase, Stream
+from forebay.transport.turns import Turns
 
 if TYPE_CHECKING:
     import ssl
@@ -255,7 +256,7 @@ class ServerConnection(Connection[ServerEngine[ParsedRequest]]):
     """An HTTP/2 connection of a server. It owns the tasks of its streams; a reset or lost stream cancels its task."""
 
     def __init__(self, shared: Shared) -> None:
-        super().__init__(shared.limits, idle_timeout_s=shared.limits.server_idle_timeout_s)
+        super().__init__(shared.limits, idle_timeout_s=shared.limits.server_idle_timeout_s, turns=shared.turns)
         limits = shared.limits
         self._shared = shared
         self.engine = ServerEngine(
@@ -460,6 +461,7 @@ class Shared:
         self.server = server
         self.handler = handler
         self.limits = limits
+        self.turns = Turns(limits.bulk_streams_max)
         self.encoder = FieldEncoder()
         self.memo: Memo[ParsedRequest] = Memo()
         self.connections: set[ServerConnection] = set()

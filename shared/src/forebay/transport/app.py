@@ -6,7 +6,7 @@ import asyncio
 import hmac
 import ipaddress
 import os
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -58,7 +58,8 @@ class ServiceInfo:
 INFO = web.AppKey("forebay_info", ServiceInfo)
 TELEMETRY: web.AppKey[Telemetry] = web.AppKey("forebay_telemetry")
 ADMIN_TOKEN: web.AppKey[str | None] = web.AppKey("forebay_admin_token")
-OPEN_SOCKETS: web.AppKey[Collection[str]] = web.AppKey("forebay_open_sockets")
+OPEN_SOCKETS: web.AppKey[set[str]] = web.AppKey("forebay_open_sockets")
+"""Names of Unix sockets for everybody on this host: who comes by one is no administrator for that."""
 TLS: web.AppKey[TlsFiles | None] = web.AppKey("forebay_tls")
 STATUS: web.AppKey[Callable[[], StatusReply]] = web.AppKey("forebay_status")
 WAITING_FOR: web.AppKey[Callable[[], tuple[str, ...]]] = web.AppKey("forebay_waiting_for")
@@ -75,7 +76,6 @@ def make_app(
     body_max_bytes: int = 1 << 20,
     admin_token: str | None = None,
     tls: TlsFiles | None = None,
-    open_sockets: Collection[str] = (),
 ) -> web.Application:
     """An application with ``/healthz``, ``/readyz``, ``/metrics``, ``/v1/status``, ``/openapi.json`` and the rules that
     all routes obey.
@@ -84,15 +84,14 @@ def make_app(
     ``check`` by ``/readyz`` alone, and must answer within a time of its own. A `ForebayError` from a handler
     becomes its `ErrorReply`; any other exception is logged and becomes ``internal`` without its text. A request with
     the header ``forebay-deadline-ms`` is bounded by it; one of another wire version is refused, naming both. ``tls``
-    are the listener's files, by which `require_role` and `require_admin` read callers' certificates. Who comes by a
-    Unix socket of a name in ``open_sockets`` is no administrator for that: clients of this host come by it.
+    are the listener's files, by which `require_role` and `require_admin` read callers' certificates.
     """
     app = web.Application(middlewares=[_guard], client_max_size=body_max_bytes)
     app[INFO] = info
     app[TELEMETRY] = telemetry
     app[ADMIN_TOKEN] = admin_token
     app[TLS] = tls
-    app[OPEN_SOCKETS] = open_sockets
+    app[OPEN_SOCKETS] = set()
     app[STATUS] = status
     app[WAITING_FOR] = waiting_for
     if check is not None:
@@ -314,6 +313,7 @@ async def _openapi(request: web.Request) -> web.Response:
 __all__ = [
     "ADMIN_TOKEN",
     "INFO",
+    "OPEN_SOCKETS",
     "TELEMETRY",
     "ServiceInfo",
     "error_response",

@@ -14,6 +14,7 @@ from forebay.transport.heads import ReplyHead, reply_head
 from forebay.transport.limits import Limits
 from forebay.transport.roles import ClientEngine
 from forebay.transport.streams import Phase, Stream
+from forebay.transport.turns import BULK_BYTES, Arrivals
 
 STREAMS_BEFORE_SETTINGS = 100
 """Streams opened before the peer has said how many it takes (RFC 9113, section 6.5.2 recommends no less)."""
@@ -88,6 +89,7 @@ class ClientConnection(Connection[ClientEngine]):
         encoder: FieldEncoder,
         memo: Memo[ReplyHead],
         windows: tuple[int, int],
+        arrivals: Arrivals,
         on_change: Callable[[ClientConnection], None],
     ) -> None:
         super().__init__(limits, idle_timeout_s=limits.client_idle_timeout_s)
@@ -103,9 +105,24 @@ class ClientConnection(Connection[ClientEngine]):
         self.engine.start()
         self.has_settings = False
         self.calls = 0
+        self._arrivals = arrivals
         self._on_change = on_change
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = math.inf
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Bytes are there; of bulk only so much in one turn of the loop."""
+        super().buffer_updated(nbytes)
+        if nbytes < BULK_BYTES or self._arrivals.came(nbytes):
+            return
+        if (transport := self.transport) is not None and not transport.is_closing():
+            transport.pause_reading()
+            self._arrivals.stopped(self)
+
+    def resume_reading(self) -> None:
+        """It is this connection's turn again."""
+        if (transport := self.transport) is not None and not transport.is_closing():
+            transport.resume_reading()
 
     @property
     def is_usable(self) -> bool:

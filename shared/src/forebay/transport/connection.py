@@ -17,6 +17,7 @@ from forebay.transport.engine import Engine
 from forebay.transport.frames import ErrorCode, ProtocolError
 from forebay.transport.limits import Limits
 from forebay.transport.streams import Stream
+from forebay.transport.turns import BULK_BYTES, Turns
 
 FLUSH_AT_ONCE_BYTES = 32 << 10
 FLUSH_AT_ONCE_FRAMES = 8
@@ -47,7 +48,7 @@ class Connection(asyncio.BufferedProtocol, Generic[E]):
 
     engine: E
 
-    def __init__(self, limits: Limits, *, idle_timeout_s: float) -> None:
+    def __init__(self, limits: Limits, *, idle_timeout_s: float, turns: Turns | None = None) -> None:
         self.limits = limits
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
@@ -64,6 +65,7 @@ class Connection(asyncio.BufferedProtocol, Generic[E]):
         self._ping_at_s: float | None = None
         self._closing_at_s: float | None = None
         self._stalls: dict[Stream, float] = {}
+        self._turns = turns
 
     # -- asyncio's side
 
@@ -166,22 +168,32 @@ class Connection(asyncio.BufferedProtocol, Generic[E]):
         outbox.clear()
 
     async def send_body(self, stream: Stream, data: bytes | bytearray | memoryview, *, is_end: bool) -> None:
-        """Sends all of ``data`` (one-dimensional, bytes) as the windows and the socket allow, without copying it.
+        """Sends all of ``data`` (one-dimensional, bytes) as the windows, the socket and the loop's turns allow, without
+        copying it.
 
         Raises:
             ConnectionResetError: the stream was closed meanwhile.
         """
         engine, position, total = self.engine, 0, len(data)
         view = data
+        has_turn = False
         while True:
             while self.is_paused and not stream.is_closed:
                 await self.writable()
+                has_turn = False
             if stream.is_closed:
                 raise ConnectionResetError("the stream was closed")
             count = min(total - position, engine.sendable(stream))
             if count <= 0 and total:
                 await self._wait_for_window(stream)
+                has_turn = False
                 continue
+            if count >= BULK_BYTES and self._turns is not None:
+                if not has_turn and not self._turns.try_take():
+                    await self._turns.take()
+                    has_turn = True
+                    continue
+                count, has_turn = min(count, self.limits.bulk_piece_bytes_max), False
             if count < total and view is data:
                 view = memoryview(data)
             piece = view if count == total else view[position : position + count]

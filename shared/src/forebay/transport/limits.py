@@ -57,6 +57,12 @@ class Limits:
     error_reply_bytes_max: int = 64 << 10
     waiters_max: int = 4096
     data_streams_max: int = 2
+    bulk_streams_max: int = 2
+    """Streams that write a piece of bulk, or connections that go on reading it, in one turn of the loop: RPCs wait for
+    no more. More of them move no more bytes: there is one loop."""
+    bulk_piece_bytes_max: int = 1 << 20
+    bulk_arrival_bytes_max: int = 2 << 20
+    """Bulk that is read in one turn before connections are stopped until the next."""
     connections_max: int = 4096
     attempts_max: int = 3
     """Tries of one request that peers refused before they began it (REFUSED_STREAM, or above GOAWAY's last id)."""

@@ -18,6 +18,7 @@ from forebay.transport.fields import FieldEncoder, Memo
 from forebay.transport.gate import Gate
 from forebay.transport.heads import ReplyHead
 from forebay.transport.limits import Limits
+from forebay.transport.turns import Arrivals
 from forebay.transport.unix import reached
 
 ALPN = ("h2",)
@@ -36,6 +37,7 @@ class Dialer:
         self._connect_timeout_s = connect_timeout_s
         self._encoder = FieldEncoder()
         self._memo: Memo[ReplyHead] = Memo()
+        self._arrivals = Arrivals(limits.bulk_arrival_bytes_max, limits.bulk_streams_max)
         if isinstance(tls, ssl.SSLContext):
             tls.set_alpn_protocols(list(ALPN))
 
@@ -60,7 +62,13 @@ class Dialer:
 
         def make() -> ClientConnection:
             return ClientConnection(
-                peer, self.limits, encoder=self._encoder, memo=self._memo, windows=windows, on_change=changed
+                peer,
+                self.limits,
+                encoder=self._encoder,
+                memo=self._memo,
+                windows=windows,
+                arrivals=self._arrivals,
+                on_change=changed,
             )
 
         try:
