@@ -221,6 +221,18 @@ def test_a_service_without_changing_endpoints_needs_no_token() -> None:
     check_exposure(settings)
 
 
+def test_a_service_that_checks_no_tickets_may_listen_behind_mutual_tls() -> None:
+    class Gateway(ReadOnlySettings):
+        checks_tickets: ClassVar[bool] = False
+
+    def checked(*argv: str) -> None:
+        check_exposure(load(Gateway, ["--host", "0.0.0.0", *argv], prog="x", version="1", description="x"))
+
+    with pytest.raises(ConfigError, match="cluster_key_file"):
+        checked("--tls-cert", "/c", "--tls-key", "/k")
+    checked("--tls-cert", "/c", "--tls-key", "/k", "--tls-ca", "/ca")
+
+
 def test_half_of_a_tls_pair_is_refused() -> None:
     with pytest.raises(ConfigError, match="tls_key"):
         check_exposure(loaded("--tls-cert", "/c"))

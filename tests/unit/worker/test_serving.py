@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.errors import ConfigError
-from forebay.testing import run
 from forebay_worker.serving import SLOW_START_MIN, SLOW_START_S, Vitals, base_weight, serving_weight
-from forebay_worker.vitals import CpuMeter, HealthCheck, VitalSigns, load_checks, score_of
+from forebay_worker.vitals import CpuMeter, VitalSigns
 
 SHARES = st.floats(0.0, 1.0)
 VITALS = st.builds(
@@ -68,79 +63,14 @@ def test_this_process_can_be_measured() -> None:
     assert 0.0 <= CpuMeter().share() <= 1.0
 
 
-@pytest.mark.parametrize(
-    ("answer", "score"),
-    [(True, 1.0), (False, 0.0), (0.5, 0.5), (1, 1.0), (1.5, 0.0), (float("nan"), 0.0), ("yes", 0.0)],
-)
-def test_an_answer_that_is_no_score_is_ill_health(answer: object, score: float) -> None:
-    assert score_of(answer) == score
-
-
-def well() -> bool:
-    return True
-
-
-def signs(*, check_timeout_s: float = 5.0, **checks: HealthCheck) -> VitalSigns:
-    return VitalSigns(
-        checks,
+def test_the_least_of_disks_and_checks_is_the_health() -> None:
+    signs = VitalSigns(
         meter=CpuMeter(used_s=lambda: 0.0, clock=lambda: 0.0),
+        health=lambda: 0.5,
         fills_per_stream=lambda: 0.0,
         leaving=lambda: 0.0,
-        in_service=lambda: 1.0,
-        check_timeout_s=check_timeout_s,
-        clock=iter([0.0, *[SLOW_START_S] * 10]).__next__,
+        in_service=lambda: 0.75,
+        clock=iter([0.0, SLOW_START_S]).__next__,
     )
-
-
-def test_the_least_score_of_all_checks_counts() -> None:
-    made = signs(well=well, half=lambda: 0.5)
-    run(made.look())
-    assert (made.vitals.health, made.base) == (0.5, 0.5)
-
-
-def test_a_check_that_raises_takes_the_worker_out_until_it_is_well_again() -> None:
-    answers = iter([ZeroDivisionError("the disk is gone"), True])
-
-    def check() -> object:
-        answer = next(answers)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    async def main() -> None:
-        made = signs(disk=check)
-        await made.look()
-        assert made.base == 0.0
-        await made.look()
-        assert made.base == 1.0
-
-    run(main())
-
-
-def test_a_check_that_hangs_scores_zero_and_is_not_begun_again() -> None:
-    begun, ends = [], threading.Event()
-
-    def hangs() -> bool:
-        begun.append(1)
-        return ends.wait(30.0)
-
-    async def main() -> None:
-        made = signs(check_timeout_s=0.02, hangs=hangs)
-        try:
-            for _ in range(3):
-                await made.look()
-                assert made.base == 0.0
-            assert len(begun) == 1
-        finally:
-            ends.set()
-
-    run(main())
-
-
-def test_checks_are_found_by_name_or_refused() -> None:
-    name = "forebay_worker.serving:base_weight"
-    found: object = load_checks([name])[name]
-    assert found is base_weight
-    for wrong in ("no_such_module:f", "forebay_worker.serving:nothing", "forebay_worker.serving", "", "os:sep"):
-        with pytest.raises(ConfigError, match="health_checks"):
-            load_checks([wrong])
+    signs.look()
+    assert (signs.vitals.health, signs.base) == (0.5, 0.5)

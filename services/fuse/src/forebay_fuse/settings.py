@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -19,6 +19,8 @@ class FuseSettings(ServiceSettings):
     """``forebay-fuse``: one mount."""
 
     model_config = SettingsConfigDict(env_prefix="FOREBAY_FUSE_")
+    changing_endpoints: ClassVar[bool] = False
+    checks_tickets: ClassVar[bool] = False
 
     mountpoint: Path = Field(description="directory to mount on: it exists, is empty, and nothing is mounted there")
     root: str = Field("/", description="directory of the namespace that the mount shows")

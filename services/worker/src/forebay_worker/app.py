@@ -38,6 +38,7 @@ from forebay_worker.access import Gate
 from forebay_worker.admin import AdminRoutes
 from forebay_worker.block import State
 from forebay_worker.budget import Budget, Rates
+from forebay_worker.checking import Checks, load_checks
 from forebay_worker.directory import TierDirectory, TierSpec
 from forebay_worker.entrance import Entrance
 from forebay_worker.files import IoThreads
@@ -68,7 +69,7 @@ from forebay_worker.store import Store
 from forebay_worker.tiers import boot_id
 from forebay_worker.tuning import Tuning
 from forebay_worker.under_stores import UfsPool
-from forebay_worker.vitals import CpuMeter, VitalSigns, load_checks
+from forebay_worker.vitals import CpuMeter, VitalSigns
 
 SERVING_PERIOD_S = 30.0
 """How often the serving weight goes to the registry; answers carry it all the time."""
@@ -131,9 +132,10 @@ class Worker:
         state_dir = settings.state_dir or self.tiers[0].spec.path
         self.watch = MountWatch(self.book, self.client, self.masters, state_dir, self.pool)
         self._build_store()
+        self.checks = Checks(load_checks(settings.health_checks))
         self.signs = VitalSigns(
-            load_checks(settings.health_checks),
             meter=CpuMeter(),
+            health=self.checks.score,
             fills_per_stream=lambda: (self.queue.in_flight + self.queue.waiting) / settings.fill_streams,
             leaving=self._leaving_share,
             in_service=self._in_service,
@@ -244,7 +246,14 @@ class Worker:
         for state in State:
             name = f"forebay_worker_blocks_{state.value}"
             metrics.observed(name, f"Blocks that are {state.value}", partial(self._count, state))
+        metrics.observed_by(
+            "forebay_worker_health_score_ratio", "What health checks said last", ("check",), self.checks.scores
+        )
+        metrics.observed("forebay_worker_serving_weight_ratio", "The serving weight", self._weight_now)
         gauges.observe(metrics, self.store, self.scrubber)
+
+    def _weight_now(self) -> float:
+        return self.weight(self.routes.in_flight)
 
     def _count(self, state: State) -> float:
         return self.index.counts()[state]
@@ -340,6 +349,8 @@ class Worker:
             detail={
                 **tiers,
                 **self.keeping.status(),
+                **self.checks.status(),
+                "serving_weight": self.weight(self.routes.in_flight),
                 "blocks": blocks,
                 "reads_in_flight": self.routes.in_flight,
                 "fills_in_flight": self.queue.in_flight,
@@ -365,6 +376,7 @@ class Worker:
         await self.server.start(settings.host, settings.port, uds=settings.uds)
         await self._open_socket()
         self.spawner.spawn("rebalance", self.rebalance.run())
+        self.spawner.spawn("health_checks", self.checks.run())
         self.spawner.spawn("vital_signs", self.signs.run())
         self.spawner.spawn("join", self._join())
         self.spawner.spawn("evict", self.store.keep_room())

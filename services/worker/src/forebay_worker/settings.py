@@ -72,7 +72,9 @@ class WorkerSettings(MemberSettings):
     reads_max: int = Field(256, ge=1, le=100_000, description="block reads answered at the same time")
     heap_reserve: Size = Field(256 << 20, ge=0, description="memory that MEM tiers must leave to the process")
     health_checks: tuple[str, ...] = Field(
-        (), description="functions that say how well this worker is, as module:function; repeatable"
+        (),
+        description="what says how well this worker is: exec:/path ARGUMENT, http://host/path, entry:NAME (of the group"
+        " forebay.health) or python:module:function, each with ;period=10;deadline=2;fail=closed (or open); repeatable",
     )
     registry_timeout_s: float = Field(60.0, gt=0, description="how long to try to reach the registry at start")
     ticket_grace_s: float = Field(86_400.0, ge=0, description="how long expired tickets count when no master is seen")

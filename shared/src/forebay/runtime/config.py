@@ -104,6 +104,9 @@ class ServiceSettings(Settings):
     changing_endpoints: ClassVar[bool] = True
     """Whether this service has admin endpoints that change something."""
 
+    checks_tickets: ClassVar[bool] = True
+    """Whether this service needs the cluster key. One that does not may listen off loopback behind mutual TLS."""
+
     registry: str = Field(
         "http://127.0.0.1:7070",
         description="http(s)://host:port of the master that serves the registry, or zookeeper://h:p[,h:p]/chroot",
@@ -231,11 +234,13 @@ def check_exposure(settings: ServiceSettings) -> None:
 
     Raises:
         ConfigError: the listener is off loopback, not ``insecure``, and there is no cluster key, or no admin token
-            although the service has changing endpoints.
+            although the service has changing endpoints. A service that checks no tickets may have mutual TLS instead.
     """
     if (settings.tls_cert is None) != (settings.tls_key is None):
         raise ConfigError("tls_cert", "goes together with tls_key")
     if settings.insecure or is_loopback(settings.host):
+        return
+    if not settings.checks_tickets and settings.tls_cert is not None and settings.tls_ca is not None:
         return
     if settings.cluster_key_file is None:
         raise ConfigError("cluster_key_file", f"is needed to listen on {settings.host}; give one, or set insecure")
