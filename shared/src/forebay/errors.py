@@ -148,6 +148,14 @@ class NotReady(ForebayError):
     retryable = True
 
 
+class NotLeader(ForebayError):
+    """A change came to a master that does not lead; ``details["leader"]`` is the leader's address where it is known."""
+
+    code = "not_leader"
+    status = 421
+    retryable = True
+
+
 class UfsError(ForebayError):
     """The under store failed."""
 

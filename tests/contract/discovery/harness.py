@@ -13,6 +13,7 @@ import msgspec
 
 from forebay.contracts import ClusterMap, Member, StatusReply
 from forebay.discovery import EmbeddedHub, Registry, RegistryOptions, add_registry_routes, open_registry
+from forebay.discovery.zookeeper_election import ZooKeeperElection
 from forebay.discovery.zookeeper_maps import ZooKeeperMapWriter
 from forebay.runtime import Deadline
 from forebay.telemetry import quiet
@@ -204,12 +205,18 @@ class ZooKeeperHarness:
         self.address = server.address
         self.chroot = f"/test-{uuid.uuid4().hex}"
         self.url = f"zookeeper://{server.address}{self.chroot}"
+        self._election = ZooKeeperElection(
+            [server.address], self.chroot, cluster_id=CLUSTER, candidate=worker("writer"), telemetry=quiet(),
+            options=OPTIONS,
+        )  # fmt: skip
+        self._election.start()
         self._writer = asyncio.create_task(
             ZooKeeperMapWriter(
                 [server.address],
                 self.chroot,
                 cluster_id=CLUSTER,
                 telemetry=quiet(),
+                election=self._election,
                 down_s=down_s,
                 options=OPTIONS,
             ).run()
@@ -239,6 +246,7 @@ class ZooKeeperHarness:
     async def close(self) -> None:
         await self._registries.close()
         await _cancelled(self._writer)
+        await self._election.close()
         await self._client.close()
 
 

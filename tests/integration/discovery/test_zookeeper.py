@@ -18,7 +18,9 @@ from forebay.contracts import ClusterMap, Member, decode, encode
 from forebay.discovery import Registry
 from forebay.discovery.maps import EPOCHS_KEPT
 from forebay.discovery.znodes import Paths
+from forebay.discovery.access import Access
 from forebay.discovery.zookeeper import ZNODE_BYTES_MAX, Create, Delete, Set, ZooKeeper
+from forebay.discovery.zookeeper_election import ZooKeeperElection
 from forebay.discovery.zookeeper_maps import ZooKeeperMapWriter
 from forebay.discovery.zookeeper_registry import ZooKeeperRegistry
 from forebay.errors import Conflict, DeadlineExceeded, InvalidRequest, PeerUnavailable
@@ -61,12 +63,22 @@ class Lab:
         await registry.start(Deadline.after(10))
         return registry
 
+    def election(self, name: str = "master") -> ZooKeeperElection:
+        election = ZooKeeperElection(
+            [self._server.address], self.chroot, cluster_id=CLUSTER, candidate=worker(name), telemetry=quiet(),
+            tables=("mounts",), options=OPTIONS,
+        )  # fmt: skip
+        self._stack.push_async_callback(election.close)
+        election.start()
+        return election
+
     def writer(self, *, down_s: float = 600.0, telemetry: Telemetry | None = None) -> asyncio.Task[None]:
         writer = ZooKeeperMapWriter(
             [self._server.address],
             self.chroot,
             cluster_id=CLUSTER,
             telemetry=telemetry or quiet(),
+            election=self.election(),
             down_s=down_s,
             options=OPTIONS,
         )
@@ -75,7 +87,10 @@ class Lab:
         return task
 
     async def bare(self) -> ZooKeeper:
-        bare = ZooKeeper([self._server.address], session_s=3, call_timeout_s=12, on_change=nothing, on_watch=nothing_at)
+        bare = ZooKeeper(
+            [self._server.address], session_s=3, call_timeout_s=12, on_change=nothing, on_watch=nothing_at,
+            access=Access(self.paths),
+        )  # fmt: skip
         self._stack.push_async_callback(bare.close)
         await bare.open()
         await bare.wait_connected()

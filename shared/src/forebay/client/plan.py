@@ -15,6 +15,7 @@ from forebay.errors import (
     DeadlineExceeded,
     ForebayError,
     InternalError,
+    NotLeader,
     NotReady,
     Overloaded,
     PeerError,
@@ -110,7 +111,8 @@ def step_timeout(remaining_s: float, steps_left: int, step_s: float) -> float:
 
 def goes_on(error: ForebayError) -> bool:
     """Whether the next member may do better than the one that answered ``error``."""
-    return isinstance(error, PeerError | DeadlineExceeded | Overloaded | NotReady | InternalError | UfsUnavailable)
+    tries = PeerError | DeadlineExceeded | Overloaded | NotReady | NotLeader | InternalError | UfsUnavailable
+    return isinstance(error, tries)
 
 
 def blames_member(error: ForebayError) -> bool:

@@ -4,13 +4,19 @@ from forebay.contracts.members import master_addresses
 from forebay.discovery.hub import EmbeddedHub
 from forebay.discovery.maps import next_map
 from forebay.discovery.opening import local_registry, open_registry, parse_registry_url
-from forebay.discovery.protocol import Registry, RegistryOptions
-from forebay.discovery.routes import add_registry_routes
+from forebay.discovery.protocol import Election, Ledger, Registry, RegistryOptions
+from forebay.discovery.routes import add_map_route, add_registry_routes
+from forebay.discovery.terms import Leader, Table
 
 __all__ = [
+    "Election",
     "EmbeddedHub",
+    "Leader",
+    "Ledger",
     "Registry",
     "RegistryOptions",
+    "Table",
+    "add_map_route",
     "add_registry_routes",
     "local_registry",
     "master_addresses",

@@ -33,6 +33,7 @@ class Door(Protocol):
     """What the registry client asks of the hub."""
 
     address: str
+    is_local: bool
 
     async def announce(self, request: AnnounceRequest, deadline: Deadline) -> AnnounceReply:
         """Announces or renews."""
@@ -49,6 +50,7 @@ class HttpDoor:
 
     def __init__(self, client: HttpClient, peer: str, *, cluster_id: str, keys: KeyRing | None = None) -> None:
         self.address = peer
+        self.is_local = False
         self._client = client
         self._cluster_id = cluster_id
         self._keys = keys
@@ -84,6 +86,7 @@ class LocalDoor:
 
     def __init__(self, hub: EmbeddedHub) -> None:
         self.address = "this process"
+        self.is_local = True
         self._hub = hub
 
     async def announce(self, request: AnnounceRequest, deadline: Deadline) -> AnnounceReply:

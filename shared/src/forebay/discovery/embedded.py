@@ -16,8 +16,10 @@ from forebay.discovery.announcing import Announcement
 from forebay.discovery.doors import Door
 from forebay.discovery.link import Link
 from forebay.discovery.maps import MapCell
-from forebay.discovery.protocol import RegistryOptions
-from forebay.errors import CallerError, DeadlineExceeded, ForebayError, PeerMisbehaved, PeerUnavailable
+from forebay.discovery.protocol import Election, RegistryOptions
+from forebay.discovery.sole import SoleElection
+from forebay.discovery.terms import Leader
+from forebay.errors import CallerError, DeadlineExceeded, ForebayError, InvalidRequest, PeerMisbehaved, PeerUnavailable
 from forebay.runtime import Deadline, Supervisor, logs
 from forebay.telemetry import Telemetry
 
@@ -89,6 +91,12 @@ class EmbeddedRegistry:
     async def changed(self, after_revision: int, timeout_s: float) -> ClusterMap | None:
         """See ``Registry.changed``."""
         return await self._cell.changed(after_revision, timeout_s)
+
+    def elect(self, candidate: Member, *, tables: tuple[str, ...] = ()) -> Election:
+        """See ``Registry.elect``: the process that serves the registry leads, from now on."""
+        if not self._door.is_local:
+            raise InvalidRequest("an embedded registry is led by the master that serves it", address=self._door.address)
+        return SoleElection(Leader(member_id=candidate.member_id, tcp=candidate.tcp, epoch=int(time.time())))
 
     async def close(self) -> None:
         """See ``Registry.close``."""

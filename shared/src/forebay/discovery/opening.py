@@ -75,9 +75,8 @@ def open_registry(
 
     ``client`` carries the embedded registry's calls; ``https://`` and its TLS go together.
 
-    ``keys``: the cluster's ring, needed to announce a member where the master has one (the embedded registry then
-    takes announcements from holders of the cluster key only). ZooKeeper knows no keys of ours: who reaches it can
-    announce, so keep it on the cluster's own network.
+    ``keys``: the cluster's ring, needed to announce a member where the masters have one: the embedded registry takes
+    announcements from holders of the cluster key only, and in ZooKeeper only they may change znodes.
 
     Raises:
         ConfigError: ``url`` names no registry, or one that ``client`` cannot speak to.
@@ -87,7 +86,7 @@ def open_registry(
         from forebay.discovery.zookeeper_registry import ZooKeeperRegistry
 
         return ZooKeeperRegistry(
-            parsed.hosts, parsed.chroot, cluster_id=cluster_id, telemetry=telemetry, options=options
+            parsed.hosts, parsed.chroot, cluster_id=cluster_id, telemetry=telemetry, keys=keys, options=options
         )
     if parsed.tls != client.encrypts:
         how = (

@@ -2,20 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from forebay.contracts import ClusterMap, Member
+from forebay.discovery.terms import Leader, Table
 from forebay.runtime import Deadline
 
 
-class Registry(Protocol):
-    """One process's connection to the cluster's registry. For one event loop; ``close`` before the loop ends.
+class Ledger(Protocol):
+    """Tables of small records, the same for all who take part in an election; only the leader writes them."""
 
-    Electing a leader is not part of it yet: the only changes that need one are of the namespace, and come with it. The
-    map needs none, its writers compare and set.
-    """
+    def table(self, name: str) -> Table | None:
+        """The table as last heard; ``None`` before it was first read.
+
+        Raises:
+            NotFound: no table of that name was asked for.
+        """
+
+    async def changed(self, name: str, after: int, timeout_s: float) -> Table | None:
+        """The table once its revision is not ``after``, or ``None`` after ``timeout_s``."""
+
+    async def commit(self, name: str, changes: Mapping[str, bytes | None], *, after: int) -> Table:
+        """Makes all of ``changes`` (``None`` removes a record) or none, on top of revision ``after``; the new table.
+
+        Raises:
+            NotLeader: another leads; nothing was changed, whatever this process believed (``details["leader"]``).
+            Conflict: the table is at another revision. InvalidRequest, TooLarge: see ``terms.changed_table``.
+            PeerUnavailable, DeadlineExceeded: it may have been made; the table will tell.
+        """
+
+
+class Election(Protocol):
+    """One process's part in choosing the leader. For one event loop; ``close`` before the loop ends."""
+
+    @property
+    def ledger(self) -> Ledger | None:
+        """What the leader writes; ``None`` where one master alone keeps everything itself."""
+
+    def leader(self) -> Leader | None:
+        """The leader as last heard, however old; ``None`` before the first."""
+
+    def is_leading(self) -> bool:
+        """Whether this process leads, as far as it can know. It may be wrong (a process that was stopped does not
+        know for how long): what must be true is checked by each write."""
+
+    async def changed(self, epoch: int, timeout_s: float) -> Leader | None:
+        """A leader of another epoch than that, or ``None`` after ``timeout_s``."""
+
+    async def close(self) -> None:
+        """Takes part no longer; a leader makes room at once."""
+
+
+class Registry(Protocol):
+    """One process's connection to the cluster's registry. For one event loop; ``close`` before the loop ends."""
 
     async def start(self, deadline: Deadline) -> None:
         """Returns when the registry has answered. Unreachable: says so in the log and keeps trying.
@@ -60,6 +101,13 @@ class Registry(Protocol):
 
     async def changed(self, after_revision: int, timeout_s: float) -> ClusterMap | None:
         """The next map newer than ``after_revision``, or ``None`` after ``timeout_s``."""
+
+    def elect(self, candidate: Member, *, tables: tuple[str, ...] = ()) -> Election:
+        """Takes part in choosing the leader, and follows ``tables``; the caller closes it.
+
+        Raises:
+            InvalidRequest: an embedded registry is led by the master that serves it, by nobody else.
+        """
 
     async def close(self) -> None:
         """Ends everything. An announced member is down now and out later: a restart keeps its place."""

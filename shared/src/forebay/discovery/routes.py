@@ -14,7 +14,8 @@ from forebay.contracts import AnnounceReply, AnnounceRequest, ClusterMap, Withdr
 from forebay.contracts.tickets import KeyRing
 from forebay.discovery.doors import ANNOUNCE_PATH, CLUSTER_PATH, PROOF_HEADER, WITHDRAW_PATH, check_proof
 from forebay.discovery.hub import EmbeddedHub
-from forebay.errors import InvalidRequest
+from forebay.discovery.protocol import Registry
+from forebay.errors import InvalidRequest, NotReady
 from forebay.transport.app import read_record, record_response, require_role
 from forebay.transport.openapi import WAITING, operation
 
@@ -29,6 +30,24 @@ def add_registry_routes(app: web.Application, hub: EmbeddedHub, *, keys: KeyRing
     app.router.add_post(ANNOUNCE_PATH, routes.announce)
     app.router.add_post(WITHDRAW_PATH, routes.withdraw)
     app.router.add_get(CLUSTER_PATH, routes.cluster)
+
+
+def add_map_route(app: web.Application, registry: Registry) -> None:
+    """``GET /v1/cluster`` as above, of a master whose map comes from elsewhere: clients need no way of their own to it.
+
+    While that is away the last good map is what there is.
+    """
+
+    async def cluster(request: web.Request) -> web.Response:
+        after, wait_s = parse_wait(request.query.get("after"), request.query.get("wait_s"))
+        if after is not None and wait_s > 0:
+            await registry.changed(after, wait_s)
+        known = registry.current()
+        if known is None:
+            raise NotReady("there is no cluster map yet; try again")
+        return record_response(known)
+
+    app.router.add_get(CLUSTER_PATH, cluster)
 
 
 class _Routes:

@@ -3,8 +3,11 @@
 ```
 <chroot>/forebay/<cluster id>/members/<member id>     ephemeral, a Member: written by the member itself
                               withdrawn/<member id>   empty: that member left on purpose; removed by the map's writer
-                              map                     the ClusterMap: written by the masters, by compare-and-set
+                              map                     the ClusterMap: written by the leading master, by compare-and-set
                               maps/<epoch>            the last maps, one an epoch
+                              candidates/<session>-<n> ephemeral: a master that would lead; the lowest number does
+                              leader                  the Leader; its version fences every write of the leader
+                              tables/<name>           a TableHead; <name>/<key> below it: one record each
 ```
 """
 
@@ -54,6 +57,37 @@ class Paths:
     def maps(self) -> str:
         """Parent of earlier maps."""
         return f"{self.base}/maps"
+
+    @property
+    def candidates(self) -> str:
+        """Parent of those who would lead."""
+        return f"{self.base}/candidates"
+
+    @property
+    def leader(self) -> str:
+        """Who leads."""
+        return f"{self.base}/leader"
+
+    @property
+    def tables(self) -> str:
+        """Parent of the tables."""
+        return f"{self.base}/tables"
+
+    def table(self, name: str) -> str:
+        """One table's head, parent of its records."""
+        return f"{self.tables}/{znode_name(name)}"
+
+    def record(self, table: str, key: str) -> str:
+        """One record."""
+        return f"{self.table(table)}/{znode_name(key)}"
+
+    def is_ours(self, path: str) -> bool:
+        """Whether the node belongs to this cluster alone."""
+        return path == self.base or path.startswith(f"{self.base}/")
+
+    def is_private(self, path: str) -> bool:
+        """Whether clients have no business there."""
+        return any(path == top or path.startswith(f"{top}/") for top in (self.candidates, self.leader, self.tables))
 
     def member(self, member_id: str) -> str:
         """One member."""

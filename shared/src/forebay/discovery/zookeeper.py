@@ -28,9 +28,13 @@ from kazoo.exceptions import (
     NoAuthError,
     NodeExistsError,
     NoNodeError,
+    RolledBackError,
+    RuntimeInconsistency,
 )
 from kazoo.protocol.states import KeeperState
+from kazoo.security import ACL, make_acl, make_digest_acl
 
+from forebay.discovery.access import Access, Grant
 from forebay.errors import Conflict, DeadlineExceeded, ForebayError, InvalidRequest, PeerUnavailable, PermissionDenied
 from forebay.runtime import logs
 
@@ -62,6 +66,14 @@ class Znode:
 
 
 @dataclass(frozen=True)
+class Check:
+    """Part of a transaction: the node must exist, in that version unless that is -1."""
+
+    path: str
+    version: int = -1
+
+
+@dataclass(frozen=True)
 class Create:
     """Part of a transaction: the node must not exist, its parent must."""
 
@@ -87,6 +99,9 @@ class Delete:
     version: int = -1
 
 
+Part = Check | Create | Set | Delete
+
+
 class ZooKeeper:
     """One session at a time with an ensemble, for one event loop. ``open`` first, ``close`` before the loop ends.
 
@@ -97,6 +112,7 @@ class ZooKeeper:
         on_change: called on the loop after each change of the connection's state.
         on_watch: called on the loop with the path of a node (or of its parent) that was read with ``watch`` and has
             changed; with the empty text when a broken connection took the watches away.
+        access: the keys of this process, and who may do what with the nodes it makes.
     """
 
     def __init__(
@@ -107,8 +123,10 @@ class ZooKeeper:
         call_timeout_s: float,
         on_change: Callable[[], None],
         on_watch: Callable[[str], None],
+        access: Access,
     ) -> None:
         self.address = ",".join(hosts)
+        self._access = access
         self._session_s = session_s
         self._call_timeout_s = call_timeout_s
         self._on_change, self._on_watch = on_change, on_watch
@@ -127,7 +145,11 @@ class ZooKeeper:
         await self.close()
         self._loop = asyncio.get_running_loop()
         self._client = KazooClient(
-            hosts=self.address, timeout=self._session_s, connection_retry=RECONNECT, logger=_KAZOO_LOG
+            hosts=self.address,
+            timeout=self._session_s,
+            connection_retry=RECONNECT,
+            auth_data=[("digest", f"{user}:{password}") for user, password in self._access.digests],
+            logger=_KAZOO_LOG,
         )
         self._client.add_listener(functools.partial(self._heard_state, self._client))
         self._opened_s = time.monotonic()
@@ -222,18 +244,56 @@ class ZooKeeper:
         event = self._fired if watch else None
         return sorted(await self._ask(lambda client: client.get_children_async(path, watch=event), absent=path))
 
+    async def names(self, path: str) -> list[str]:
+        """As ``children``, but none below a node that is not there."""
+        try:
+            found: list[str] = await self._ask(lambda client: client.get_children_async(path))
+        except NoNodeError:
+            return []
+        return found
+
     async def create(self, path: str, data: bytes, *, ephemeral: bool = False) -> bool:
         """Makes the node; false if it exists. Its parent must exist."""
         _check_size(path, data)
         try:
-            await self._ask(lambda client: client.create_async(path, data, ephemeral=ephemeral), absent=path)
+            acl = self._acl(path)
+            await self._ask(lambda client: client.create_async(path, data, acl, ephemeral=ephemeral), absent=path)
         except NodeExistsError:
             return False
         return True
 
+    async def create_next(self, path: str, data: bytes) -> None:
+        """Makes an ephemeral node whose name is the last part of ``path`` with a number that only grows."""
+        _check_size(path, data)
+        acl = self._acl(path)
+        await self._ask(lambda client: client.create_async(path, data, acl, ephemeral=True, sequence=True), absent=path)
+
     async def ensure(self, path: str) -> None:
         """Makes the node and its parents where they are missing."""
-        await self._ask(lambda client: client.ensure_path_async(path))
+        steps = path.split("/")[1:]
+        missing: list[str] = []
+        for count in range(len(steps), 0, -1):
+            above = "/" + "/".join(steps[:count])
+            if await self._ask(lambda client, above=above: client.exists_async(above)) is not None:
+                break
+            missing.append(above)
+        for above in reversed(missing):
+            await self.create(above, b"")
+
+    async def protect(self, path: str) -> bool:
+        """Gives the node the access list that it would be made with now; whether it had another, or has gone."""
+        wanted = self._acl(path)
+        try:
+            found, stat = await self._ask(lambda client: client.get_acls_async(path))
+            if set(found) == set(wanted):
+                return False
+            await self._ask(lambda client: client.set_acls_async(path, wanted, stat.aversion))
+        except (NoNodeError, BadVersionError):
+            return True
+        return True
+
+    def _acl(self, path: str) -> list[ACL]:
+        return [_entry(grant, *who) for grant, who in self._access.entries(path)]
 
     async def set(self, path: str, data: bytes, version: int) -> None:
         """Replaces the data of that version.
@@ -255,17 +315,23 @@ class ZooKeeper:
             return False
         return True
 
-    async def commit(self, *parts: Create | Set | Delete) -> None:
+    async def commit(self, *parts: Part) -> None:
         """All parts or none.
 
         Raises:
-            Conflict: a part's condition did not hold.
+            Conflict: a part's condition did not hold; ``details["part"]`` is its index.
         """
-        _check_size(parts[0].path, b"".join(part.data for part in parts if not isinstance(part, Delete)))
-        results = await self._ask(lambda client: _transaction(client, parts).commit_async())
-        failed = [r for r in results if isinstance(r, Exception)]
-        if failed:
-            raise Conflict(f"znodes have changed: {parts[0].path}", reason=type(failed[0]).__name__)
+        _check_size(parts[0].path, b"".join(part.data for part in parts if isinstance(part, Create | Set)))
+        results = await self._ask(lambda client: _transaction(client, parts, self._acl).commit_async())
+        failed = [(index, result) for index, result in enumerate(results) if isinstance(result, Exception)]
+        if not failed:
+            return
+        index, error = next(
+            (f for f in failed if not isinstance(f[1], RolledBackError | RuntimeInconsistency)), failed[0]
+        )
+        if isinstance(error, NoAuthError):
+            raise self._translated(error)
+        raise Conflict(f"znodes have changed: {parts[index].path}", reason=type(error).__name__, part=index)
 
     def _fired(self, event: Any) -> None:
         # kazoo's thread. One and the same bound method for all nodes: kazoo keeps watchers in sets, so reading a node
@@ -309,12 +375,20 @@ def _settle(future: asyncio.Future[Any], result: Any) -> None:
         future.set_exception(result.exception)
 
 
-def _transaction(client: Any, parts: Sequence[Create | Set | Delete]) -> Any:
+def _entry(grant: Grant, scheme: str, user: str, password: str) -> ACL:
+    if scheme == "world":
+        return make_acl("world", "anyone", read=True, create=grant == "enter", all=grant == "all")
+    return make_digest_acl(user, password, all=True)
+
+
+def _transaction(client: Any, parts: Sequence[Part], acl: Callable[[str], list[ACL]]) -> Any:
     transaction = client.transaction()
     for part in parts:
         match part:
+            case Check(path, version):
+                transaction.check(path, version)
             case Create(path, data, ephemeral):
-                transaction.create(path, data, ephemeral=ephemeral)
+                transaction.create(path, data, acl(path), ephemeral=ephemeral)
             case Set(path, data, version):
                 transaction.set_data(path, data, version=version)
             case Delete(path, version):

@@ -1,8 +1,7 @@
-"""What the masters do where ZooKeeper is the registry: member znodes in, the map znode out, by compare-and-set.
+"""What the leading master does where ZooKeeper is the registry: member znodes in, the map znode out.
 
-Every master may run a writer at the same time. They decide alike from the same znodes, the map's version lets only one
-of two writes through, and the loser looks again and finds nothing left to do: no leader is needed for it. Without any
-writer the last map stands.
+Every master runs a writer; all but the leader's rest. A write is a transaction that checks the leader's fence and the
+map's version, so a leader that was paused changes nothing. Without a leader the last map stands.
 """
 
 from __future__ import annotations
@@ -12,13 +11,16 @@ import time
 from collections.abc import Sequence
 
 from forebay.contracts import ClusterMap, Member, encode
+from forebay.contracts.tickets import KeyRing
+from forebay.discovery.access import access
 from forebay.discovery.census import Census, Outcome, take
 from forebay.discovery.hub import DOWN_S
 from forebay.discovery.link import Link
 from forebay.discovery.maps import EPOCHS_KEPT, first_map
 from forebay.discovery.protocol import RegistryOptions
 from forebay.discovery.znodes import Paths, name_of, parse_map, parse_member
-from forebay.discovery.zookeeper import ZooKeeper
+from forebay.discovery.zookeeper import Check, Create, Set, ZooKeeper
+from forebay.discovery.zookeeper_election import ZooKeeperElection
 from forebay.errors import Conflict, ForebayError
 from forebay.runtime import logs
 from forebay.telemetry import Telemetry
@@ -30,6 +32,8 @@ REFRESH_S = 30.0
 """Everything is read again after this time, watches or not."""
 
 READS_AT_ONCE = 32
+FENCED_PAUSE_S = 0.5
+"""After a write that showed that another leads, until the election has seen it too (it wakes this)."""
 
 LOG = logs.get(__name__)
 
@@ -39,6 +43,8 @@ class ZooKeeperMapWriter:
 
     Args:
         hosts, chroot: as ``parse_registry_url`` gives them.
+        election: says who leads.
+        keys: the cluster's ring; who holds a key may change znodes.
         down_s: seconds from down to out.
     """
 
@@ -49,6 +55,8 @@ class ZooKeeperMapWriter:
         *,
         cluster_id: str,
         telemetry: Telemetry,
+        election: ZooKeeperElection,
+        keys: KeyRing | None = None,
         down_s: float = DOWN_S,
         options: RegistryOptions | None = None,
     ) -> None:
@@ -57,12 +65,16 @@ class ZooKeeperMapWriter:
         self._down_s = down_s
         o = options or RegistryOptions()
         self._wake = asyncio.Event()
+        self._election = election
+        self._epoch: int | None = None
+        election.listen(self._wake.set)
         self._zookeeper = ZooKeeper(
             hosts,
             session_s=o.ttl_s,
             call_timeout_s=o.call_timeout_s,
             on_change=self._wake.set,
             on_watch=self._fired,
+            access=access(self._paths, keys),
         )
         self._link = Link(self._zookeeper.address, telemetry, retry_min_s=o.retry_min_s, retry_max_s=o.retry_max_s)
         self._writes = telemetry.metrics.counter(
@@ -95,10 +107,17 @@ class ZooKeeperMapWriter:
     async def _round(self) -> float:
         try:
             await self._connect()
-            pause_s = await self._write_next()
-        except Conflict:
+            fence = self._fence()
+            if fence is None:
+                self._link.worked()
+                return REFRESH_S
+            pause_s = await self._write_next(fence)
+        except Conflict as e:
             self._writes.add(1, "lost")
-            return 0.0  # another master was first: look again
+            if e.details.get("part") == 0:
+                self._election.fenced()
+                return FENCED_PAUSE_S
+            return 0.0  # the map has changed: look again
         except ForebayError as e:
             return self._link.failed(e, doing="write the map")
         self._link.worked()
@@ -117,6 +136,16 @@ class ZooKeeperMapWriter:
         self._known.clear()
         self._prepared_connection = connection
 
+    def _fence(self) -> Check | None:
+        """What a write checks; a term begins with a census anew (it may have missed who came and went)."""
+        fence, leader = self._election.fence(), self._election.leader()
+        epoch = leader.epoch if fence is not None and leader is not None else None
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._census = Census()
+            self._known.clear()
+        return fence
+
     def _fired(self, path: str) -> None:
         parent, _, name = path.rpartition("/")
         if parent == self._paths.members:
@@ -125,7 +154,7 @@ class ZooKeeperMapWriter:
 
     # -- one look and one write
 
-    async def _write_next(self) -> float:
+    async def _write_next(self, fence: Check) -> float:
         await self._read_members()
         marks = await self._zookeeper.children(self._paths.withdrawn, watch=True)
         previous, version = await self._read_map()
@@ -134,7 +163,7 @@ class ZooKeeperMapWriter:
         if outcome.refused:
             LOG.error("members_refused", reason="the cluster is full", members=outcome.refused[:10])
         if outcome.cluster_map is not previous or version is None:
-            await self._write(previous, outcome.cluster_map, version)
+            await self._write(previous, outcome.cluster_map, version, fence)
         self._census = outcome.census
         for mark in marks:
             if name_of(mark) not in self._present:
@@ -182,18 +211,14 @@ class ZooKeeperMapWriter:
             return first_map(self._cluster_id, time.time()), None
         return parse_map(node.data, self._paths), node.version
 
-    async def _write(self, previous: ClusterMap, following: ClusterMap, version: int | None) -> None:
-        data = encode(following)
-        if version is None:
-            if not await self._zookeeper.create(self._paths.map, data):
-                raise Conflict(f"znode {self._paths.map} has changed", path=self._paths.map)
-        else:
-            if previous.epoch != following.epoch:
-                # Before the map moves on, and not in one transaction with it: two maps may not fit into one request.
-                await self._zookeeper.create(self._paths.epoch(previous.epoch), encode(previous))
-            await self._zookeeper.set(self._paths.map, data, version)
+    async def _write(self, previous: ClusterMap, following: ClusterMap, version: int | None, fence: Check) -> None:
+        data, path = encode(following), self._paths.map
+        if version is not None and previous.epoch != following.epoch:
+            # Before the map moves on, and not in one transaction with it: two maps may not fit into one request.
+            await self._zookeeper.create(self._paths.epoch(previous.epoch), encode(previous))
+        await self._zookeeper.commit(fence, Create(path, data) if version is None else Set(path, data, version))
         self._writes.add(1, "written")
-        if previous.epoch != following.epoch:
+        if version is not None and previous.epoch != following.epoch:
             await self._prune()
         LOG.info("map_written", epoch=following.epoch, revision=following.revision, members=len(following.members))
 

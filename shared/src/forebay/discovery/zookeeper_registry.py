@@ -13,13 +13,16 @@ from collections import deque
 from collections.abc import Collection, Sequence
 
 from forebay.contracts import ClusterMap, Member, encode
+from forebay.contracts.tickets import KeyRing
+from forebay.discovery.access import access
 from forebay.discovery.announcing import Announcement
 from forebay.discovery.leases import refusal
 from forebay.discovery.link import Link
 from forebay.discovery.maps import MapCell
-from forebay.discovery.protocol import RegistryOptions
+from forebay.discovery.protocol import Election, RegistryOptions
 from forebay.discovery.znodes import Found, Paths, Step, holder_address, member_data, next_step, parse_map
 from forebay.discovery.zookeeper import Create, Delete, Znode, ZooKeeper
+from forebay.discovery.zookeeper_election import ZooKeeperElection
 from forebay.errors import CallerError, Conflict, DeadlineExceeded, ForebayError, PeerUnavailable
 from forebay.runtime import Deadline, Supervisor, logs
 from forebay.telemetry import Telemetry
@@ -44,9 +47,12 @@ class ZooKeeperRegistry:
         *,
         cluster_id: str,
         telemetry: Telemetry,
+        keys: KeyRing | None = None,
         options: RegistryOptions | None = None,
     ) -> None:
         self._options = o = options or RegistryOptions()
+        self._hosts, self._chroot, self._keys = tuple(hosts), chroot, keys
+        self._telemetry = telemetry
         self._cluster_id = cluster_id
         self._paths = Paths(chroot, cluster_id)
         self._cell = MapCell()
@@ -60,11 +66,13 @@ class ZooKeeperRegistry:
             call_timeout_s=o.call_timeout_s,
             on_change=self._wake.set,
             on_watch=self._fired,
+            access=access(self._paths, keys),
         )
         self._link = Link(self._zookeeper.address, telemetry, retry_min_s=o.retry_min_s, retry_max_s=o.retry_max_s)
         self._own_sessions: deque[int] = deque(maxlen=OWN_SESSIONS_KEPT)
         self._succeeds: tuple[str, ...] = ()
         self._prepared_connection = 0
+        self._roomy_connection = 0
         self._map_read_s: float | None = None
         self._was_reached = asyncio.Event()
         self._failure: ForebayError | None = None
@@ -119,6 +127,21 @@ class ZooKeeperRegistry:
     async def changed(self, after_revision: int, timeout_s: float) -> ClusterMap | None:
         """See ``Registry.changed``."""
         return await self._cell.changed(after_revision, timeout_s)
+
+    def elect(self, candidate: Member, *, tables: tuple[str, ...] = ()) -> Election:
+        """See ``Registry.elect``. It has a session of its own: making room for another leader ends it."""
+        election = ZooKeeperElection(
+            self._hosts,
+            self._chroot,
+            cluster_id=self._cluster_id,
+            candidate=candidate,
+            telemetry=self._telemetry,
+            keys=self._keys,
+            tables=tables,
+            options=self._options,
+        )
+        election.start()
+        return election
 
     async def close(self) -> None:
         """See ``Registry.close``. The session's end takes the ephemeral znode away at once."""
@@ -175,8 +198,6 @@ class ZooKeeperRegistry:
     async def _prepare(self) -> None:
         """A new connection, maybe a new session: what is read again, what is gone."""
         connection, session = self._zookeeper.connections, self._zookeeper.session
-        for path in (self._paths.members, self._paths.withdrawn, self._paths.maps):
-            await self._zookeeper.ensure(path)
         if session not in self._own_sessions:
             self._announcement.lost()
             self._own_sessions.append(session)
@@ -237,6 +258,7 @@ class ZooKeeperRegistry:
 
     async def _put(self, member: Member) -> None:
         path, data = self._paths.member(member.member_id), encode(member)
+        await self._make_room()
         node = await self._zookeeper.get(path, watch=True)
         step = next_step(
             Found(node.data, node.owner) if node else None,
@@ -247,6 +269,14 @@ class ZooKeeperRegistry:
             succeeds=self._succeeds,
         )
         await self._do(step, member, path, data, node)
+
+    async def _make_room(self) -> None:
+        """Only who announces makes nodes: one that merely follows may hold no key to protect them with."""
+        connection = self._zookeeper.connections
+        if self._roomy_connection != connection:
+            for path in (self._paths.members, self._paths.withdrawn, self._paths.maps):
+                await self._zookeeper.ensure(path)
+            self._roomy_connection = connection
 
     async def _do(self, step: Step, member: Member, path: str, data: bytes, node: Znode | None) -> None:
         if step in ("create", "replace"):

@@ -12,6 +12,7 @@ from forebay.discovery.leases import as_down, check_member, refusal
 from forebay.discovery.maps import MapCell, next_map
 from forebay.errors import PeerUnavailable
 from forebay.runtime import Deadline
+from forebay.testing.elections import MemoryElection, MemoryElections
 
 
 class MemoryCluster:
@@ -23,6 +24,7 @@ class MemoryCluster:
         self.map = next_map(ClusterMap(cluster_id=cluster_id, epoch=1, revision=1, members=()), members)
         self._holders: dict[str, MemoryRegistry] = {}
         self._followers: set[MemoryRegistry] = set()
+        self.elections = MemoryElections()
 
     def registry(self) -> MemoryRegistry:
         """A new process's registry."""
@@ -133,6 +135,10 @@ class MemoryRegistry:
     async def changed(self, after_revision: int, timeout_s: float) -> ClusterMap | None:
         """The next map newer than that."""
         return await self._cell.changed(after_revision, timeout_s)
+
+    def elect(self, candidate: Member, *, tables: tuple[str, ...] = ()) -> MemoryElection:
+        """A candidate of the cluster's elections."""
+        return self.cluster.elections.stand(candidate, tables, lambda: self.cluster.is_reachable)
 
     async def close(self) -> None:
         """Down now, as when a process stops."""
