@@ -58,6 +58,9 @@ class Harness(Protocol):
     async def end_outage(self) -> None:
         """It is back, with what it stored."""
 
+    async def make_room(self) -> None:
+        """Nobody of the harness leads any more."""
+
     async def let_time_pass(self, member_id: str) -> None:
         """Nothing, where time passes by itself; in memory the member is out now."""
 
@@ -104,6 +107,9 @@ class MemoryHarness:
     async def end_outage(self) -> None:
         self._cluster.is_reachable = True
         self._cluster.spread()
+
+    async def make_room(self) -> None:
+        return None
 
     async def let_time_pass(self, member_id: str) -> None:
         self._cluster.remove(member_id)
@@ -187,6 +193,9 @@ class EmbeddedHarness:
     async def end_outage(self) -> None:
         await self.server.start()
 
+    async def make_room(self) -> None:
+        return None
+
     async def let_time_pass(self, member_id: str) -> None:
         return None
 
@@ -239,6 +248,9 @@ class ZooKeeperHarness:
 
     async def end_outage(self) -> None:
         await asyncio.to_thread(self._server.start)
+
+    async def make_room(self) -> None:
+        await self._election.close()
 
     async def let_time_pass(self, member_id: str) -> None:
         return None

@@ -16,9 +16,9 @@ import pytest
 
 from forebay.contracts import ClusterMap, Member, decode, encode
 from forebay.discovery import Registry
+from forebay.discovery.access import Access
 from forebay.discovery.maps import EPOCHS_KEPT
 from forebay.discovery.znodes import Paths
-from forebay.discovery.access import Access
 from forebay.discovery.zookeeper import ZNODE_BYTES_MAX, Create, Delete, Set, ZooKeeper
 from forebay.discovery.zookeeper_election import ZooKeeperElection
 from forebay.discovery.zookeeper_maps import ZooKeeperMapWriter
@@ -73,16 +73,24 @@ class Lab:
         return election
 
     def writer(self, *, down_s: float = 600.0, telemetry: Telemetry | None = None) -> asyncio.Task[None]:
+        election = self.election()
         writer = ZooKeeperMapWriter(
             [self._server.address],
             self.chroot,
             cluster_id=CLUSTER,
             telemetry=telemetry or quiet(),
-            election=self.election(),
+            election=election,
             down_s=down_s,
             options=OPTIONS,
         )
-        task = asyncio.create_task(writer.run())
+
+        async def life() -> None:
+            try:
+                await writer.run()
+            finally:
+                await election.close()
+
+        task = asyncio.create_task(life())
         self._stack.push_async_callback(ended, task)
         return task
 

@@ -19,6 +19,8 @@ from forebay.contracts.tickets import KeyRing
 from forebay.discovery import (
     EmbeddedHub,
     Registry,
+    RegistryOptions,
+    add_map_route,
     add_registry_routes,
     local_registry,
     open_registry,
@@ -28,6 +30,7 @@ from forebay.errors import (
     CallerError,
     ConfigError,
     DeadlineExceeded,
+    Detail,
     ForebayError,
     PeerUnavailable,
     UfsError,
@@ -54,7 +57,8 @@ from forebay_master.catalog import Catalog
 from forebay_master.changes import Feed
 from forebay_master.database import Database
 from forebay_master.handlers import MasterRoutes
-from forebay_master.mount_store import SqliteMountStore
+from forebay_master.leading import Leading, follow, settle, write_maps
+from forebay_master.mount_store import MountStore, SqliteMountStore
 from forebay_master.mounts import Mounts
 from forebay_master.observe import Meters
 from forebay_master.settings import (
@@ -69,10 +73,12 @@ from forebay_master.stats import Stats
 from forebay_master.status import MasterStatus
 from forebay_master.syncs import Syncs
 from forebay_master.ticketing import TicketOffice
+from forebay_master.znode_mounts import ZnodeMountStore
 
 SERVICE = "forebay-master"
 PROBE_PAUSE_S = 1.0
 ANNOUNCE_PAUSE_S = 1.0
+MOUNTS_WAIT_S = 5.0
 COUNT_PERIOD_S = 2.0
 """How often the counts of the status page are read from the store, when something has changed."""
 
@@ -163,6 +169,8 @@ class Master:
         self.database = prepared.database
         self._is_open = False
         self._is_leaving = False
+        self.leading: Leading | None = None
+        self.registry_url = parse_registry_url(settings.registry)
         self._build_namespace()
         self._build_registry()
         self._build_app()
@@ -174,7 +182,7 @@ class Master:
         self.syncs = Syncs(self.database, self.sources, self.spawner, meters, clock=time.time, feed=self.feed)
         self.stats = Stats(self.sources, self.spawner, meters, clock=time.time, feed=self.feed)
         self.mounts = Mounts(
-            SqliteMountStore(self.database),
+            self._build_mount_store(),
             self.sources,
             self.spawner,
             self.settings.cluster_id,
@@ -194,13 +202,25 @@ class Master:
             clock=time.time,
         )
 
+    def _build_mount_store(self) -> MountStore:
+        if self.registry_url.kind == "embedded":
+            return SqliteMountStore(self.database)
+        self.leading = leading = Leading()
+        self.shared_mounts = ZnodeMountStore(self.database, leading.ledger, leading.check)
+        return self.shared_mounts
+
     def _build_registry(self) -> None:
         settings = self.settings
         self.client = HttpClient(self.telemetry, tls=self.prepared.tls)
         self.hub: EmbeddedHub | None = None
-        if parse_registry_url(settings.registry).kind == "zookeeper":
+        if self.leading is not None:
             self.registry: Registry = open_registry(
-                settings.registry, cluster_id=settings.cluster_id, telemetry=self.telemetry, client=self.client
+                settings.registry,
+                cluster_id=settings.cluster_id,
+                telemetry=self.telemetry,
+                client=self.client,
+                keys=self.prepared.ring,
+                options=RegistryOptions(ttl_s=settings.session_s),
             )
             return
         self.hub = EmbeddedHub(
@@ -224,6 +244,7 @@ class Master:
             mounts=self.mounts,
             syncs=self.syncs,
             stats=self.stats,
+            leading=self._leader_shown,
         )
         self.status.observe(self.telemetry.metrics)
         app = make_app(
@@ -237,6 +258,8 @@ class Master:
         MasterRoutes(self.catalog, self.mounts, self.tickets, self.feed, lambda: self._is_open).add_to(app)
         if self.hub is not None:
             add_registry_routes(app, self.hub, keys=prepared.ring)
+        else:
+            add_map_route(app, self.registry)
         self.server = HttpServer(app, self.telemetry, tls=prepared.tls, drain_timeout_s=self.settings.drain_timeout_s)
 
     async def _open_ufs(self, uri: UfsUri, options: UfsOptions) -> Ufs:
@@ -246,6 +269,15 @@ class Master:
         await self.database.write(partial(records.save_map, cluster_map=cluster_map), durable=True)
 
     # -- what others see
+
+    def _leader_shown(self) -> dict[str, Detail]:
+        if self.leading is None or self.leading.election is None:
+            return {"leading": self.leading is None}
+        leader = self.leading.election.leader()
+        shown: dict[str, Detail] = {"leading": self.leading.is_leading()}
+        if leader is not None:
+            shown |= {"leader": leader.member_id, "leader_tcp": leader.tcp, "leader_epoch": leader.epoch}
+        return shown
 
     def member(self) -> Member:
         """This master as the map shows it. It owns no blocks."""
@@ -281,8 +313,10 @@ class Master:
         await self.server.start(settings.host, settings.port, uds=settings.uds)
         if self.hub is not None:
             self.spawner.spawn("registry", self.hub.run())
-        else:
-            self.spawner.spawn("map writer", self._write_maps())
+        if self.leading is not None:
+            self.leading.begin(self.registry, self.member())
+            self.spawner.spawn("map writer", self._write_maps(self.leading))
+            self.spawner.spawn("mounts followed", follow(self.mounts))
         self.spawner.spawn("start", self._start())
         self.spawner.spawn("counts", self._keep_counts())
         self.syncs.sweep_soon()
@@ -304,11 +338,21 @@ class Master:
         deadline = Deadline.after(self.settings.source_timeout_s)
         for request in requests:
             await self._probe(request, deadline)
-        try:
-            await self.mounts.settle(requests)
-        except CallerError as e:
-            raise ConfigError(MOUNT_SETTING, e.message) from e
+        if self.leading is not None:
+            self.spawner.spawn("settle", settle(self.leading, self.mounts, self.shared_mounts, requests))
+            await self._wait_for_mounts()
+        else:
+            try:
+                await self.mounts.settle(requests)
+            except CallerError as e:
+                raise ConfigError(MOUNT_SETTING, e.message) from e
         self._is_open = True
+
+    async def _wait_for_mounts(self) -> None:
+        """Until a leader has settled the mounts and this master knows them."""
+        await self.mounts.is_followed.wait()
+        while not self.shared_mounts.is_settled:
+            await self.mounts.changed(self.mounts.revision, MOUNTS_WAIT_S)
 
     async def _probe(self, request: MountRequest, deadline: Deadline) -> None:
         """Lists the source; one that is silent may come up, one that was mounted before may stay silent."""
@@ -325,17 +369,16 @@ class Master:
                 raise ConfigError(MOUNT_SETTING, f"{request.path}: {e.message}") from e
             await asyncio.sleep(min(PROBE_PAUSE_S, deadline.remaining_s()))
 
-    async def _write_maps(self) -> None:
-        from forebay.discovery.zookeeper_maps import ZooKeeperMapWriter  # kazoo only where it is used
-
-        url = parse_registry_url(self.settings.registry)
-        await ZooKeeperMapWriter(
-            url.hosts,
-            url.chroot,
+    async def _write_maps(self, leading: Leading) -> None:
+        assert leading.election is not None
+        await write_maps(
+            leading.election,
+            self.registry_url,
             cluster_id=self.settings.cluster_id,
             telemetry=self.telemetry,
+            keys=self.prepared.ring,
             down_s=self.settings.down_s,
-        ).run()
+        )
 
     async def _keep_counts(self) -> None:
         seen = -1
@@ -352,6 +395,8 @@ class Master:
     async def close(self) -> None:
         """Leaves the map first, lets long polls go, then running requests finish."""
         self._is_leaving = True
+        if self.leading is not None:
+            await self.leading.close()
         await self.registry.close()
         self.mounts.close()
         self.feed.close()

@@ -1,7 +1,7 @@
 """Where the mount table is kept: what ``mounts`` asks of it, and the one in this master's own SQLite.
 
 A change returns when it is durable, and says the table's new revision. Whoever waits for what others changed asks
-``next``; where one master alone changes the table, nothing ever comes.
+``wait``; where one master alone changes the table, nothing ever comes.
 """
 
 from __future__ import annotations
@@ -18,11 +18,14 @@ from forebay_master.records import MountOrigin, StoredMounts
 class MountStore(Protocol):
     """The durable mount table. For one event loop; one change at a time (``mounts`` holds a lock)."""
 
+    def check(self) -> None:
+        """Raises ``NotLeader`` where another master makes the changes."""
+
     async def load(self) -> StoredMounts:
         """The table as this master last knew it."""
 
-    async def next(self, after: int) -> StoredMounts:
-        """The table as soon as another master has changed it; ``after`` is the revision that is known."""
+    async def wait(self, after: int) -> None:
+        """Until another master has changed the table; ``after`` is the revision that is known."""
 
     async def next_generation(self, mount_id: str) -> int:
         """The generation that the next mount of this id has: more than any before it, over removals too."""
@@ -34,7 +37,7 @@ class MountStore(Protocol):
         """Takes a mount out; the table's new revision."""
 
     async def set_origin(self, mount_id: str, origin: MountOrigin) -> None:
-        """Whose mount it is from now on; the revision stays."""
+        """Whose mount it is from now on; clients see no change."""
 
 
 class SqliteMountStore:
@@ -43,14 +46,16 @@ class SqliteMountStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def check(self) -> None:
+        """This master makes them."""
+
     async def load(self) -> StoredMounts:
         """See ``MountStore.load``."""
         return await self._database.read(records.load_mounts)
 
-    async def next(self, after: int) -> StoredMounts:
+    async def wait(self, after: int) -> None:
         """Nobody else changes it."""
-        never: asyncio.Future[StoredMounts] = asyncio.get_running_loop().create_future()
-        return await never
+        await asyncio.Event().wait()
 
     async def next_generation(self, mount_id: str) -> int:
         """See ``MountStore.next_generation``."""

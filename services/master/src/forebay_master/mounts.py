@@ -57,10 +57,26 @@ class Mounts:
         self._changing = asyncio.Lock()
         self._news = asyncio.Event()
         self._is_closed = False
+        self.is_followed = asyncio.Event()
         self._origins: dict[str, MountOrigin] = {}
         self.table = MountTable()
         self.revision = 0
         self.waiting = 0
+
+    async def follow(self) -> None:
+        """Takes over one change that another master made; the first time, the table as it is."""
+        await self._store.wait(self.revision)
+        async with self._changing:
+            stored = await self._store.load()  # a change of our own may have come between
+            staying = {(mount.mount_id, mount.generation) for mount in stored.mounts}
+            gone = [mount for mount in self.table.mounts if (mount.mount_id, mount.generation) not in staying]
+            self._origins = dict(stored.origins)
+            if stored.revision != self.revision or stored.mounts != self.table.mounts:
+                self._publish(MountTable(stored.mounts), stored.revision)
+                LOG.info("mounts_followed", revision=stored.revision, mounts=len(stored.mounts))
+            self.is_followed.set()
+            for mount in gone:
+                await self._gone(mount)
 
     async def load(self) -> None:
         """Takes up the stored table."""
@@ -99,7 +115,9 @@ class Mounts:
             InvalidRequest: no normal path, no source address, or options that this master cannot serve.
             PermissionDenied: below no allowed root. NotFound, UfsDenied, UfsUnavailable: the source is missing, may
                 not be listed, does not answer. Conflict: the path is taken. TooLarge: the table is full.
+            NotLeader: another master makes changes.
         """
+        self._store.check()
         wanted = canonical(request)
         standing = self.table.at(wanted.path)
         if standing is not None and _is_as_wanted(standing, wanted):
@@ -115,6 +133,7 @@ class Mounts:
         Raises:
             NotFound: there is no such mount. Conflict: the settings give it; a restart would bring it back.
         """
+        self._store.check()
         return await to_the_end(self._supervisor, "unmount", partial(self._unmount, mount_id))
 
     async def settle(self, requests: Sequence[MountRequest]) -> None:

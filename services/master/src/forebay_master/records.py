@@ -60,6 +60,20 @@ def remove_mount(db: sqlite3.Connection, mount_id: str) -> int:
     return _grow(db)
 
 
+def mirror_mounts(db: sqlite3.Connection, stored: StoredMounts) -> None:
+    """Makes the table here a copy of what is stored elsewhere; what was listed of mounts that went is forgotten."""
+    staying = {(mount.mount_id, mount.generation) for mount in stored.mounts}
+    for mount in load_mounts(db).mounts:
+        if (mount.mount_id, mount.generation) not in staying:
+            listings.bury_mount(db, mount.mount_id)
+    db.execute("DELETE FROM mounts")
+    rows = [(each.mount_id, each.path, stored.origins[each.mount_id], encode(each)) for each in stored.mounts]
+    db.executemany("INSERT INTO mounts VALUES (?, ?, ?, ?)", rows)
+    generations = [(each.mount_id, each.generation) for each in stored.mounts]
+    db.executemany("INSERT OR REPLACE INTO generations VALUES (?, ?)", generations)
+    db.execute("UPDATE meta SET value = ? WHERE name = 'mounts_revision'", (stored.revision,))
+
+
 def set_origin(db: sqlite3.Connection, mount_id: str, origin: MountOrigin) -> None:
     """Whose mount it is from now on; clients see no change."""
     db.execute("UPDATE mounts SET origin = ? WHERE mount_id = ?", (origin, mount_id))

@@ -67,6 +67,9 @@ class MasterSettings(MemberSettings):
     ufs_ca_file: str | None = Field(None, description="authorities of S3 endpoints (PEM)")
     source_timeout_s: float = Field(30.0, ge=0, description="how long to wait at start for a source that is silent")
     registry_timeout_s: float = Field(60.0, gt=0, description="how long to try to reach ZooKeeper at start")
+    session_s: float = Field(
+        10.0, ge=1, le=300, description="how long a master that ZooKeeper does not hear keeps leading"
+    )
     down_s: float = Field(60.0, gt=0, le=86_400, description="how long a vanished member keeps its share of blocks")
     drain_timeout_s: float = Field(10.0, ge=0, description="how long running requests may take at the end")
 

@@ -34,6 +34,7 @@ class MasterStatus:
     mounts: Mounts
     syncs: Syncs
     stats: Stats
+    leading: Callable[[], Mapping[str, Detail]] = dict
     counts: Mapping[str, ListingCounts] = field(default_factory=dict)
 
     def reply(self) -> StatusReply:
@@ -49,6 +50,7 @@ class MasterStatus:
             waiting_for=waiting,
             settings=dict(self.settings),
             detail={
+                **self.leading(),
                 **self._work(),
                 **self._map(),
                 **{f"mount {m.path}": self._mount(m) for m in self.mounts.table.mounts},

@@ -3,7 +3,7 @@
 from forebay.contracts.members import master_addresses
 from forebay.discovery.hub import EmbeddedHub
 from forebay.discovery.maps import next_map
-from forebay.discovery.opening import local_registry, open_registry, parse_registry_url
+from forebay.discovery.opening import RegistryUrl, local_registry, open_registry, parse_registry_url
 from forebay.discovery.protocol import Election, Ledger, Registry, RegistryOptions
 from forebay.discovery.routes import add_map_route, add_registry_routes
 from forebay.discovery.terms import Leader, Table
@@ -15,6 +15,7 @@ __all__ = [
     "Ledger",
     "Registry",
     "RegistryOptions",
+    "RegistryUrl",
     "Table",
     "add_map_route",
     "add_registry_routes",

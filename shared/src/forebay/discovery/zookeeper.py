@@ -274,11 +274,14 @@ class ZooKeeper:
         missing: list[str] = []
         for count in range(len(steps), 0, -1):
             above = "/" + "/".join(steps[:count])
-            if await self._ask(lambda client, above=above: client.exists_async(above)) is not None:
+            if await self._exists(above):
                 break
             missing.append(above)
         for above in reversed(missing):
             await self.create(above, b"")
+
+    async def _exists(self, path: str) -> bool:
+        return await self._ask(lambda client: client.exists_async(path)) is not None
 
     async def protect(self, path: str) -> bool:
         """Gives the node the access list that it would be made with now; whether it had another, or has gone."""

@@ -48,7 +48,7 @@ class ZooKeeperElection:
         tables: tuple[str, ...] = (),
         options: RegistryOptions | None = None,
     ) -> None:
-        self._options = o = options or RegistryOptions()
+        self.options = o = options or RegistryOptions()
         self._member_id, self._tcp = candidate.member_id, candidate.tcp
         self._paths = paths = Paths(chroot, cluster_id)
         self._wake = asyncio.Event()
@@ -255,4 +255,4 @@ class ZooKeeperElection:
     def _lease_is_over(self) -> bool:
         """Our own timer: the server says that a session is lost only when it can be reached again."""
         since_s = self._zookeeper.suspended_s
-        return since_s is not None and time.monotonic() - since_s >= self._options.ttl_s
+        return since_s is not None and time.monotonic() - since_s >= self.options.ttl_s

@@ -83,6 +83,10 @@ class MemoryElection:
         await self._news.until(lambda: self._known is not None and self._known.epoch != epoch, timeout_s)
         return self._known if self._known is not None and self._known.epoch != epoch else None
 
+    def depose(self) -> None:
+        """Its session ends, and it does not hear of it."""
+        self._elections.leave(self)
+
     async def close(self) -> None:
         """Makes room."""
         self._elections.leave(self)
