@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from yarl import URL
 
 from forebay.contracts import ErrorReply, Touch, TouchReply, TouchRequest, decode
+from forebay.contracts.blocks import TOUCH_PATH
 from forebay.contracts.tickets import KeyRing, TicketClaims, sign
 from forebay.errors import PeerUnavailable, StaleVersion
 from forebay.runtime import Deadline
@@ -175,6 +177,17 @@ def test_a_lie_about_the_target_is_found_out(tmp_path: Path, lie: Mapping[str, A
     [
         ({"range": "bytes=0-"}, (400, "invalid_request")),
         ({"range": "bytes=0-5"}, (416, "range_not_satisfiable")),
+        ({"range": "bytes=5-5"}, (416, "range_not_satisfiable")),
+        ({"range": f"bytes=0-{1 << 64}"}, (400, "invalid_request")),
+        ({"range": f"bytes={1 << 64}-{1 << 65}"}, (400, "invalid_request")),
+        ({"range": f"bytes=0-{'9' * 5000}"}, (400, "invalid_request")),
+        ({"range": "bytes=3-1"}, (416, "range_not_satisfiable")),
+        ({"range": "bytes=-1-3"}, (400, "invalid_request")),
+        ({"range": "bytes=-3"}, (400, "invalid_request")),
+        ({"range": "bytes=0-1,3-4"}, (400, "invalid_request")),
+        ({"range": "bytes=0x0-0x1"}, (400, "invalid_request")),
+        ({"range": "bytes=\u0661-\u0662"}, (400, "invalid_request")),
+        ({"range": "items=0-1"}, (400, "invalid_request")),
         ({"forebay-hop": "2"}, (400, "invalid_request")),
         ({"forebay-read-type": "MAYBE"}, (400, "invalid_request")),
         ({"cache-control": "only-if-cached"}, (504, "not_cached")),
@@ -189,6 +202,86 @@ def test_a_header_that_makes_no_sense_is_an_error(
             file = File.write(c.mount, "a", b"hello")
             assert refused(await c.get(worker, file.path(), headers)) == answer
             assert worker.routes.in_flight == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda name: name[:-1],
+        lambda name: name + "0",
+        lambda name: name.upper(),
+        lambda name: "g" * 32,
+        lambda name: "0" * 32,
+        lambda name: f"0x{name[2:]}",
+        lambda name: "..%2F..%2Fnonce",
+        lambda name: f"{name}.blk",
+        lambda name: "%00" + name[1:],
+        lambda name: "9" * 4000,
+    ],
+)
+def test_a_block_id_that_is_none_or_of_another_block_is_refused(tmp_path: Path, spoil: Callable[[str], str]) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            file = File.write(c.mount, "a", b"hello")
+            path = file.path().replace(file.block_id(), spoil(file.block_id()))
+            assert refused(await c.get(worker, path)) == (400, "invalid_request")
+            assert len(worker.index) == 0
+            assert (await c.get(worker, file.path())).body == b"hello"
+
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("size=5", "size=-5"),
+        ("size=5", f"size={1 << 64}"),
+        ("size=5", "size=5e0"),
+        ("size=5", "size="),
+        ("size=5", "size=" + "9" * 3000),
+        ("size=5&", ""),
+        ("index=0", "index=-1"),
+        ("index=0", f"index={1 << 63}"),
+        ("index=0", "index=0&index=0"),
+        ("index=0", "index=0&offset=3"),
+        ("mount_id=m1", "mount_id="),
+        ("key=a", "key=%ff"),
+    ],
+)
+def test_a_target_with_a_number_that_cannot_be_is_refused(tmp_path: Path, old: str, new: str) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            path = File.write(c.mount, "a", b"hello").path()
+            assert old in path
+            assert refused(await c.get(worker, path.replace(old, new))) == (400, "invalid_request")
+            assert len(worker.index) == 0
+
+    run(main())
+
+
+@pytest.mark.parametrize("name", ["", "x", "A" * 32, "0" * 31, "../" + "0" * 29])
+def test_a_touch_of_what_is_no_block_id_is_refused_as_a_whole(tmp_path: Path, name: str) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1")
+            touches = [
+                {"block_id": "0" * 32, "opens": 1, "read_bytes": 1},
+                {"block_id": name, "opens": 1, "read_bytes": 1},
+            ]
+            reply = await c.client.fetch(
+                worker.server.address,
+                "POST",
+                TOUCH_PATH,
+                headers={"content-type": "application/json"},
+                body=json.dumps({"touches": touches}).encode(),
+                deadline=Deadline.after(10),
+            )
+            assert refused(reply) == (400, "invalid_request")
+            assert worker.metrics.touches.value("false") == 0
 
     run(main())
 

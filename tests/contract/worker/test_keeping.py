@@ -136,6 +136,20 @@ def test_a_policy_changed_while_running_keeps_what_is_here_and_decides_at_once(t
     with_cluster(tmp_path, body)
 
 
+def test_the_scrubber_takes_another_rate_at_once(tmp_path: Path) -> None:
+    async def body(made: Cluster) -> None:
+        worker = await made.add("w1", scrub_rate=0)
+        await cached(made, worker, "a")
+        assert worker.scrubber.progress[0].passes == 0
+        shown = await patch(made, worker, scrub_rate="1GiB")
+        assert shown["scrub_rate"] == 1 << 30
+        await until(lambda: worker.metrics.scrubbed.value("ssd") == MIB)
+        await patch(made, worker, scrub_rate=0)
+        assert worker.scrubber.rate == 0
+
+    with_cluster(tmp_path, body)
+
+
 def test_the_read_type_of_requests_that_say_nothing_can_be_changed(tmp_path: Path) -> None:
     async def body(made: Cluster) -> None:
         worker = await made.add("w1")

@@ -50,7 +50,7 @@ class PolicyMachine(RuleBasedStateMachine):
             self.datasets[name] = self.datasets[name] or dataset
             return
         admission = self.policy.admit(name, size, dataset, self.now_s)
-        assert admission.is_admitted or admission.reason
+        assert admission.is_admitted == (admission.reason == "")
         assert 0 <= admission.evict_bytes <= CAPACITY
         free = CAPACITY - sum(self.model.sizes.values())
         if admission.is_admitted and size <= free:

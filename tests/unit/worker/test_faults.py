@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,7 +44,7 @@ def small_ext4(folder: Path, at: Path) -> Iterator[Path]:
     image = folder / "image"
     with image.open("wb") as file:
         file.truncate(64 * MIB)
-    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    subprocess.run(["mkfs.ext4", "-q", "-b", "4096", "-O", "^has_journal", str(image)], check=True)
     subprocess.run(["mount", "-o", "loop", str(image), str(at)], check=True)
     try:
         yield at
@@ -132,6 +134,59 @@ def test_a_directory_that_may_not_be_written_serves_what_it_has_and_comes_back(t
             assert parts.sealed() == 2
 
     run(main())
+
+
+@needs_root
+def test_a_disk_that_cannot_read_costs_no_read_and_comes_back_without_what_it_lost(tmp_path: Path) -> None:
+    """The image behind the disk is cut off where the block lies: the kernel answers reads of it with EIO."""
+
+    async def main() -> None:
+        with small_ext4(tmp_path, tmp_path / "disk") as disk:
+            async with kit(("SSD", disk / "t", 32 * MIB), files_max=1) as parts:
+                clock = with_clock(parts)
+                await read_new(parts, "kept")
+                await read_new(parts, "lost")
+                path = disk / "t" / block_file(parts, "lost")
+                call("sync", "-f", str(path))
+                at = where_on_disk(path)
+                assert where_on_disk(disk / "t" / block_file(parts, "kept")) < at
+                os.truncate(tmp_path / "image", at)
+                drop_from_cache(path)
+                with pytest.raises(OSError, match="Input/output"):
+                    path.read_bytes()
+                await read_again(parts, "lost")
+                await settled(parts)
+                assert not parts.store.index.is_in_service(0)
+                assert parts.metrics.tier_errors.value("ssd") >= 1
+                await read_again(parts, "kept")
+                # the disk reads again
+                os.truncate(tmp_path / "image", 64 * MIB)
+                await later(parts, clock)
+                assert parts.store.index.is_in_service(0)
+                await read_again(parts, "lost")
+                await settled(parts)
+                await read_new(parts, "after that")
+                assert parts.sealed() == 3
+
+    run(main())
+
+
+def block_file(parts: Kit, name: str) -> str:
+    block_id = asked_for(parts.ufs._describe(name)).block_id
+    return f"{block_id[:2]}/{block_id}.blk"
+
+
+def where_on_disk(path: Path) -> int:
+    """Where a file's first byte lies on its device (FIBMAP)."""
+    with path.open("rb") as file:
+        number = array("i", [0])
+        fcntl.ioctl(file, 1, number)
+        return number[0] * os.fstatvfs(file.fileno()).f_bsize
+
+
+def drop_from_cache(path: Path) -> None:
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 @needs_root
@@ -225,7 +280,36 @@ def test_a_disk_that_is_not_mounted_any_more_is_not_written_beneath(tmp_path: Pa
                 assert not parts.store.index.is_in_service(0)
                 assert list(disk.iterdir()) == []
                 await read_again(parts, "before")
-                call("mount", "-t", "tmpfs", "tmpfs", str(disk))
+                # when something is mounted there again, it returns by itself
+                call("mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk))
+                await later(parts, clock)
+                await later(parts, clock)
+                assert parts.store.index.is_in_service(0)
+                await read_new(parts, "after that")
+                assert len(files(disk / "t", "blk")) == 1
+
+    run(main())
+
+
+@needs_root
+def test_a_disk_that_is_unmounted_and_mounted_again_is_warm_by_itself(tmp_path: Path) -> None:
+    async def main() -> None:
+        with small_ext4(tmp_path, tmp_path / "disk") as disk:
+            async with kit(("SSD", disk / "t", 32 * MIB)) as parts:
+                parts.store.health.started(boot_id())
+                clock = with_clock(parts)
+                await read_new(parts, "before")
+                call("umount", "-l", str(disk))
+                await later(parts, clock)
+                await later(parts, clock)
+                assert not parts.store.index.is_in_service(0)
+                call("mount", "-o", "loop", str(tmp_path / "image"), str(disk))
+                await later(parts, clock)
+                await later(parts, clock)
+                assert parts.store.index.is_in_service(0)
+                calls = len(parts.ufs.calls)
+                await read_again(parts, "before")
+                assert len(parts.ufs.calls) == calls
 
     run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from forebay.testing import run
 from forebay.testing.ufs import MemoryUfs
 from forebay_worker.scrub import Scrubber
 from tests.unit.worker.kit import MIB, Kit, asked_for, content, kit, memory_dir
-from tests.unit.worker.test_store import files, settled
+from tests.unit.worker.test_store import files, settled, until
 
 
 @pytest.fixture
@@ -179,6 +180,41 @@ def test_a_clean_store_is_scrubbed_whole_and_keeps_everything(tmp_path: Path) ->
             await scrubbed(parts)
             assert parts.metrics.scrubbed.value("ssd") == 1 + 4096 + 29 * MIB + 7
             assert parts.sealed() == 5
+
+    run(main())
+
+
+def test_another_rate_counts_at_once_however_slow_the_old_one_was(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kit(("SSD", tmp_path, 64 * MIB)) as parts:
+            for seed in range(3):
+                await parts.read(asked_for(parts.ufs.put(str(seed), content(MIB, seed))))
+            await settled(parts)
+            scrubber = Scrubber(parts.store, parts.metrics, rate=0, pause_s=3600)
+            parts.spawner.spawn("scrub", scrubber.run())
+            # off: nothing is read; at a byte a second: one extent, and then twelve days of waiting
+            scrubber.set_rate(1)
+            await until(lambda: parts.metrics.scrubbed.value("ssd") == MIB)
+            assert scrubber.progress[0].passes == 0
+            scrubber.set_rate(1 << 40)
+            await until(lambda: scrubber.progress[0].passes == 1)
+            assert parts.metrics.scrubbed.value("ssd") == 3 * MIB
+
+    run(main())
+
+
+def test_a_scrubber_that_is_switched_off_ends_its_pass(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kit(("SSD", tmp_path, 64 * MIB)) as parts:
+            for seed in range(3):
+                await parts.read(asked_for(parts.ufs.put(str(seed), content(MIB, seed))))
+            await settled(parts)
+            scrubber = Scrubber(parts.store, parts.metrics, rate=1, pause_s=3600)
+            running = asyncio.ensure_future(scrubber.scrub(0))
+            await until(lambda: parts.metrics.scrubbed.value("ssd") == MIB)
+            scrubber.set_rate(0)
+            await running
+            assert parts.metrics.scrubbed.value("ssd") == MIB
 
     run(main())
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from forebay.errors import ConfigError
 from forebay.ufs import AllowedRoots
 from forebay_worker.directory import TierSpec
+from forebay_worker.opening import plan_tiers
 from forebay_worker.settings import (
     Space,
     TierText,
@@ -23,6 +25,10 @@ from forebay_worker.settings import (
 GIB = 1 << 30
 
 
+def settings(**given: Any) -> WorkerSettings:
+    return WorkerSettings(**given)
+
+
 def test_a_tier_is_kind_path_and_maybe_size() -> None:
     assert parse_tier("MEM:/dev/shm/x:4GiB") == TierText("MEM", Path("/dev/shm/x"), 4 * GIB)
     assert parse_tier("SSD:/data/cache") == TierText("SSD", Path("/data/cache"), None)
@@ -30,7 +36,11 @@ def test_a_tier_is_kind_path_and_maybe_size() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "MEM", "MEM:", "MEM:x", "TAPE:/x", "mem:/x", "MEM:/x:much", "SSD:/x:-1", "SSD:/x:9"]
+    "text",
+    [
+        *["", "MEM", "MEM:", "MEM:x", "TAPE:/x", "mem:/x", "MEM:/x:much", "SSD:/x:-1", "SSD:/x:9"],
+        *["SSD:/x:1e30", "SSD:/x:0", "SSD:/x:-10GiB", "SSD:/x:10 GiB B", "SSD:/x:nan", "SSD:/x:" + "9" * 400],
+    ],
 )
 def test_a_tier_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="'"):
@@ -75,8 +85,30 @@ def test_a_tier_inside_a_source_or_around_it_is_refused(tmp_path: Path) -> None:
     check_outside_sources([TierSpec("SSD", tmp_path / "data2", GIB)], roots)
 
 
+def test_two_directories_that_are_one_behind_a_link_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    for wrong in ("link", "link/inside"):
+        texts = (f"SSD:{tmp_path}/a:1MiB", f"SSD:{tmp_path}/{wrong}:1MiB")
+        with pytest.raises(ConfigError, match="overlap behind a link"):
+            plan_tiers(settings(tier_dirs=texts))
+    assert len(plan_tiers(settings(tier_dirs=(f"SSD:{tmp_path}/a:1MiB", f"SSD:{tmp_path}/b:1MiB")))) == 2
+
+
+def test_what_a_running_worker_would_refuse_it_does_not_start_with(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="more than the 1048576 of a SSD directory") as caught:
+        plan_tiers(settings(tier_dirs=(f"SSD:{tmp_path}/a:1MiB",), reserved_bytes=2 << 20))
+    assert caught.value.setting == "reserved_bytes"
+
+
+@pytest.mark.parametrize("text", ["-1", "1e30", "ten", "-10GiB", "9" * 400])
+@pytest.mark.parametrize("name", ["reserved_bytes", "scrub_rate", "heap_reserve"])
+def test_a_size_that_is_none_is_refused_with_its_name(name: str, text: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        settings(**{name: text})
+    assert [error["loc"] for error in caught.value.errors()] == [(name,)]
+
+
 def test_the_default_tier_is_named_so_that_it_is_found_again() -> None:
-    by_port: dict[str, Any] = {"port": 7071}
-    by_name: dict[str, Any] = {"member_id": "a/b", "cluster_id": "c"}
-    assert default_tier(WorkerSettings(**by_port)).path == Path("/dev/shm/forebay-forebay-7071")
-    assert default_tier(WorkerSettings(**by_name)).path == Path("/dev/shm/forebay-c-a_b")
+    assert default_tier(settings(port=7071)).path == Path("/dev/shm/forebay-forebay-7071")
+    assert default_tier(settings(member_id="a/b", cluster_id="c")).path == Path("/dev/shm/forebay-c-a_b")

@@ -70,6 +70,22 @@ def test_a_file_in_place_of_the_directory_is_a_configuration_error(tmp_path: Pat
         opened(tmp_path / "t")
 
 
+def test_a_directory_is_made_but_not_those_above_it(tmp_path: Path) -> None:
+    opened(tmp_path / "made").close()
+    with pytest.raises(ConfigError, match="mnt/nvme does not exist; mount its disk or make it") as caught:
+        opened(tmp_path / "mnt/nvme/cache")
+    assert caught.value.setting == SETTING
+    assert not (tmp_path / "mnt").exists()
+
+
+def test_a_directory_given_twice_is_told(tmp_path: Path) -> None:
+    first = opened(tmp_path / "t")
+    (tmp_path / "same").symlink_to(tmp_path / "t")
+    with pytest.raises(ConfigError, match="given twice"):
+        opened(tmp_path / "same")
+    first.close()
+
+
 def test_a_symlink_under_a_block_name_is_not_followed(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("x")

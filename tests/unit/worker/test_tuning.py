@@ -22,6 +22,7 @@ def test_what_is_not_named_stays() -> None:
 
 
 def test_sizes_are_numbers_or_texts() -> None:
+    assert patched(Tuning(), {"scrub_rate": "1MiB"}, CAPACITIES).scrub_rate == 1 << 20
     after = patched(Tuning(), {"reserved_bytes": "512MiB", "mounts": {"m": {"quota_bytes": 4096}}}, CAPACITIES)
     assert (after.reserved_bytes, after.mounts["m"].quota_bytes) == (512 << 20, 4096)
 
@@ -70,6 +71,9 @@ def test_what_is_shown_reads_back_as_it_is() -> None:
         ({"reserved_bytes": "10GiB"}, "reserved_bytes"),
         ({"reserved_bytes": 10**40}, "reserved_bytes"),
         ({"reserved_bytes": "9" * 400 + "GiB"}, "reserved_bytes"),
+        ({"scrub_rate": -1}, "scrub_rate"),
+        ({"scrub_rate": "1e30"}, "scrub_rate"),
+        ({"scrub_rate": None}, "scrub_rate"),
         ({"high_watermark": 0}, "high_watermark"),
         ({"high_watermark": 1.01}, "high_watermark"),
         ({"high_watermark": float("nan")}, "high_watermark"),

@@ -236,6 +236,7 @@ class Worker:
     def _take(self, tuning: Tuning) -> None:
         self.reads.passive = tuning.passive_cache
         self.routes.read_type = tuning.read_type
+        self.scrubber.set_rate(tuning.scrub_rate)
 
     def _observe(self) -> None:
         metrics = self.telemetry.metrics

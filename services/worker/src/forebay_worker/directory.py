@@ -111,6 +111,7 @@ class TierDirectory:
         self.in_memory = in_memory
         self.nonce = nonce
         self.nonce_before: str | None = None
+        self.mount_point = Path("/")
         self.manner = manner
         self.is_new = is_new
         self.root_fd = root_fd
@@ -264,6 +265,7 @@ class TierDirectory:
         self._left_open.append(self.root_fd)  # a thread may be about to use its number
         self.root_fd, self._lock_fd, self.log = other.root_fd, other._lock_fd, other.log
         self.nonce, self.known, self.in_memory = other.nonce, other.known, other.in_memory
+        self.mount_point = other.mount_point
 
     def close(self) -> None:
         """Gives the directory back; its blocks stay."""

@@ -23,6 +23,7 @@ from forebay_worker.policies import POLICIES
 from forebay_worker.policies.governed import Governed
 from forebay_worker.policies.ledger import Ledger, MountRules
 from forebay_worker.policies.versions import Versions
+from forebay_worker.settings import smallest
 from forebay_worker.store import Store
 from forebay_worker.tuning import Tuning, patched
 from forebay_worker.under_stores import UfsPool
@@ -99,11 +100,7 @@ class Keeping:
         Raises:
             InvalidRequest: nothing of it was taken; names the field and the reason.
         """
-        capacities: dict[str, int] = {}
-        for tier in self._store.tiers:
-            kind, capacity = tier.spec.tier, tier.spec.capacity_bytes
-            capacities[kind] = min(capacity, capacities.get(kind, capacity))
-        new = patched(self.tuning, body, capacities)
+        new = patched(self.tuning, body, smallest(tier.spec for tier in self._store.tiers))
         changed = [f.name for f in fields(new) if getattr(new, f.name) != getattr(self.tuning, f.name)]
         self.tuning = new
         self._since_s |= dict.fromkeys(changed, time.time())

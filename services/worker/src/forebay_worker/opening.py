@@ -6,33 +6,48 @@ import os
 import resource
 from collections.abc import Sequence
 
+from forebay.errors import ConfigError, InvalidRequest
 from forebay.runtime.cgroup import memory_limit_bytes
 from forebay.ufs import AllowedRoots
 from forebay_worker.directory import Manner, TierDirectory, TierSpec
 from forebay_worker.settings import (
     TIER_SETTING,
     WorkerSettings,
+    check_apart,
     check_outside_sources,
     default_tier,
     parse_tier,
     resolve_tiers,
+    smallest,
     space_at,
+    tuning_of,
 )
 from forebay_worker.steps import from_environment
 from forebay_worker.tiers import open_tier, undo
+from forebay_worker.tuning import check_whole
 
 
 def plan_tiers(settings: WorkerSettings) -> list[TierSpec]:
     """The tier directories with their sizes, checked against memory, disks and sources.
 
     Raises:
-        ConfigError: they cannot work; names ``tier_dirs``.
+        ConfigError: they cannot work; names ``tier_dirs``, or the setting that they are too small for.
     """
     texts = [parse_tier(text) for text in settings.tier_dirs] or [default_tier(settings)]
     spaces = [space_at(text.path) for text in texts]
     specs = resolve_tiers(texts, spaces, memory=memory_limit_bytes(), reserve=settings.heap_reserve)
+    check_apart(specs)
     check_outside_sources(specs, AllowedRoots.parse(settings.ufs_roots))
+    _check_tuning(settings, specs)
     return specs
+
+
+def _check_tuning(settings: WorkerSettings, specs: Sequence[TierSpec]) -> None:
+    """What a running worker would not take, it does not start with."""
+    try:
+        check_whole(tuning_of(settings), smallest(specs))
+    except InvalidRequest as e:
+        raise ConfigError(str(e.details["field"]), str(e.details["reason"])) from e
 
 
 def files_within_limit(files_max: int) -> int:

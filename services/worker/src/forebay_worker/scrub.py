@@ -23,9 +23,6 @@ from forebay_worker.files import Corrupt, TierFailed
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.store import Store
 
-IDLE_S = 5.0
-"""Pause of a scrubber that has nothing to do."""
-
 
 @dataclass
 class Progress:
@@ -42,13 +39,14 @@ class Progress:
 
 
 class Scrubber:
-    """``rate`` in bytes a second (0: off) and the pause between passes may change while it runs."""
+    """``rate`` in bytes a second (0: off) may change while it runs; a new one counts at once."""
 
     def __init__(self, store: Store, metrics: WorkerMetrics, *, rate: int, pause_s: float) -> None:
         self._store = store
         self._metrics = metrics
         self.rate = rate
-        self.pause_s = pause_s
+        self._pause_s = pause_s
+        self._rate_changed = asyncio.Event()
         self.progress = [Progress() for _ in store.tiers]
 
     async def run(self) -> None:
@@ -57,15 +55,30 @@ class Scrubber:
             if self.rate:
                 for number in range(len(self._store.tiers)):
                     await self.scrub(number)
-            await asyncio.sleep(self.pause_s if self.rate else IDLE_S)
+            await self._pause(self._pause_s if self.rate else None)
+
+    def set_rate(self, rate: int) -> None:
+        """Bytes a second from now on."""
+        if rate != self.rate:
+            self.rate = rate
+            self._rate_changed.set()
+
+    async def _pause(self, most_s: float | None) -> None:
+        """For so long, or until another rate is set."""
+        self._rate_changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(most_s):
+                await self._rate_changed.wait()
 
     async def scrub(self, number: int) -> None:
-        """One pass over one tier directory."""
+        """One pass over one tier directory; it ends early when the scrubber is switched off."""
         names = self._store.index.sealed_ids(number)
         progress = self.progress[number] = Progress(0, len(names), self.progress[number].passes)
         for name in names:
+            if not self.rate:
+                return
             block = self._store.index.get(name)
-            if self.rate and block is not None and block.tier == number and block.state is State.SEALED:
+            if block is not None and block.tier == number and block.state is State.SEALED:
                 await self._scrub_block(number, block)
             progress.done += 1
         progress.passes += 1
@@ -77,7 +90,9 @@ class Scrubber:
             for extent in range(reader.geometry.count):
                 size = await store.threads.run(reader.check, extent)
                 self._metrics.scrubbed.add(size, store.label(block))
-                await asyncio.sleep(size / self.rate if self.rate else 0)
+                if not self.rate:
+                    return
+                await self._pause(size / self.rate)
         except Corrupt as e:
             store.corrupt(block, e, found_by="scrub")
             await store.discard(block)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +104,7 @@ def tuning_of(settings: WorkerSettings) -> Tuning:
         high_watermark=settings.high_watermark,
         low_watermark=settings.low_watermark,
         reserved_bytes=settings.reserved_bytes,
+        scrub_rate=settings.scrub_rate,
     )
 
 
@@ -137,9 +138,16 @@ class Space:
 
 
 def space_at(path: Path) -> Space:
-    """Of the file system that ``path`` lies on or will lie on."""
-    existing = next(parent for parent in (path, *path.parents) if parent.exists())
-    found = os.statvfs(existing)
+    """Of the file system that ``path`` lies on or will lie on.
+
+    Raises:
+        ConfigError: it cannot be looked at.
+    """
+    try:
+        existing = next(parent for parent in (path, *path.parents) if parent.exists())
+        found = os.statvfs(existing)
+    except OSError as e:
+        raise ConfigError(TIER_SETTING, f"{path} cannot be looked at: {e.strerror}") from e
     return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
 
@@ -169,6 +177,27 @@ def resolve_tiers(texts: Sequence[TierText], spaces: Sequence[Space], *, memory:
             f"{held} bytes of MEM and {reserve} for the process are more than the {memory} bytes this process may use",
         )
     return specs
+
+
+def smallest(specs: Iterable[TierSpec]) -> dict[str, int]:
+    """Bytes of the smallest directory of each kind."""
+    capacities: dict[str, int] = {}
+    for spec in specs:
+        capacities[spec.tier] = min(spec.capacity_bytes, capacities.get(spec.tier, spec.capacity_bytes))
+    return capacities
+
+
+def check_apart(specs: Sequence[TierSpec]) -> None:
+    """Directories that are one behind links.
+
+    Raises:
+        ConfigError: names both.
+    """
+    real = [Path(os.path.realpath(spec.path)) for spec in specs]
+    for number, one in enumerate(real):
+        for other in range(number + 1, len(real)):
+            if one.is_relative_to(real[other]) or real[other].is_relative_to(one):
+                raise ConfigError(TIER_SETTING, f"{specs[number].path} and {specs[other].path} overlap behind a link")
 
 
 def _sized(text: TierText, space: Space, memory: int) -> TierSpec:

@@ -26,15 +26,19 @@ from forebay_worker.recovery import RESERVED, prepare
 def open_tier(
     spec: TierSpec, *, setting: str, mountinfo: str | None = None, manner: Manner = PRODUCTION
 ) -> TierDirectory:
-    """Makes the directory if needed, locks it, and writes a new nonce.
+    """Makes the directory if needed (not those above it: a disk that is not mounted must not fill another one), locks
+    it, and writes a new nonce.
 
     Raises:
         ConfigError: not a writable directory, or another worker holds it.
     """
-    is_new = not spec.path.exists()
     try:
-        spec.path.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
+        is_new = not spec.path.exists()
+        spec.path.mkdir(DIRECTORY_MODE, exist_ok=True)
         root_fd = os.open(spec.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError as e:
+        message = f"{spec.path.parent} does not exist; mount its disk or make it, {spec.path.name} is made in it"
+        raise ConfigError(setting, message) from e
     except OSError as e:
         raise ConfigError(setting, f"{spec.path} is no directory that this worker can use: {e.strerror}") from e
     try:
@@ -47,6 +51,7 @@ def open_tier(
     nonce = secrets.token_hex(16)
     tier = TierDirectory(spec, root_fd, lock_fd, nonce=nonce, in_memory=in_memory, is_new=is_new, manner=manner)
     try:
+        tier.mount_point = _mount_point(spec.path)
         tier.nonce_before = _nonce(root_fd)
         if tier.nonce_before is not None:
             tier.unlink(socket_name(tier.nonce_before))  # its worker was killed
@@ -69,13 +74,12 @@ def _nonce(root_fd: int) -> str | None:
 
 def reopen(tier: TierDirectory, boot: str) -> bool:
     """Opens the directory at a tier's path again after it was removed or replaced, and lets the tier go on in it.
-    Whether it could be: a directory on another file system (the disk is not mounted any more) is not ours, and never
-    made. Raises what the file system says."""
+    Whether it could be: while the disk is not mounted, what lies at the path is not ours, and nothing is made there.
+    Raises what the file system says."""
     path = tier.spec.path
-    device = os.fstat(tier.root_fd).st_dev
-    nearest = next(parent for parent in (path, *path.parents) if parent.exists())
-    if os.stat(nearest).st_dev != device:
+    if not _has_file_system(tier):
         return False
+    path.parent.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
     tier.unlock()
     fresh = open_tier(tier.spec, setting="tier_dirs", manner=tier.manner)
     try:
@@ -85,6 +89,20 @@ def reopen(tier: TierDirectory, boot: str) -> bool:
         raise
     tier.take_over(fresh)
     return True
+
+
+def _has_file_system(tier: TierDirectory) -> bool:
+    """Whether the path lies on the file system that was opened, or on another one mounted at the same place."""
+    path = tier.spec.path
+    nearest = next(parent for parent in (path, *path.parents) if parent.exists())
+    if os.stat(nearest).st_dev == os.fstat(tier.root_fd).st_dev:
+        return True
+    return tier.mount_point != Path("/") and tier.mount_point.is_mount()
+
+
+def _mount_point(path: Path) -> Path:
+    real = Path(os.path.realpath(path))
+    return next(parent for parent in (real, *real.parents) if parent.is_mount())
 
 
 def undo(tier: TierDirectory) -> None:
@@ -118,7 +136,7 @@ def _lock(root_fd: int, path: Path, setting: str) -> int:
             pass
         except OSError as e:
             os.close(fd)
-            message = f"{path} belongs to another running worker; each needs a directory of its own"
+            message = f"{path} belongs to another running worker or is given twice; each needs a directory of its own"
             raise ConfigError(setting, message) from e
         os.close(fd)
 

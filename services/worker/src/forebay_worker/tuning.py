@@ -45,7 +45,8 @@ class MountTuning:
 
 @dataclass(frozen=True)
 class Tuning:
-    """All of it. ``idle_ttl_s``: silence after which ``hold`` takes a dataset for idle."""
+    """All of it. ``idle_ttl_s``: silence after which ``hold`` takes a dataset for idle. ``scrub_rate``: bytes a second,
+    0 is off."""
 
     passive_cache: bool = False
     read_type: ReadType = "CACHE"
@@ -54,6 +55,7 @@ class Tuning:
     high_watermark: float = 0.95
     low_watermark: float = 0.90
     reserved_bytes: int = 0
+    scrub_rate: int = 16 << 20
     tiers: Mapping[str, TierTuning] = field(default_factory=dict)
     mounts: Mapping[str, MountTuning] = field(default_factory=dict)
 
@@ -111,7 +113,7 @@ def patched(tuning: Tuning, body: object, capacities: Mapping[str, int]) -> Tuni
         else:
             raise refused(name, f"no such setting; there are {', '.join([*_PLAIN, 'tiers', 'mounts'])}")
     new = replace(tuning, **changes)
-    _check_whole(new, capacities)
+    check_whole(new, capacities)
     return new
 
 
@@ -141,7 +143,8 @@ def _parts(
     return new
 
 
-def _check_whole(tuning: Tuning, capacities: Mapping[str, int]) -> None:
+def check_whole(tuning: Tuning, capacities: Mapping[str, int]) -> None:
+    """Passes if the parts of a tuning go together and fit these tiers. Raises as ``patched``."""
     for kind, capacity in capacities.items():
         own, rules = tuning.tiers.get(kind, TierTuning()), tuning.rules(kind)
         if rules.low > rules.high:
@@ -207,5 +210,6 @@ _PLAIN: dict[str, Reader] = {
     "read_type": _one_of(*get_args(ReadType)),
     "policy": _one_of(*get_args(PolicyName)),
     "idle_ttl_s": _SECONDS,
+    "scrub_rate": _size,
     **_TIER,
 }

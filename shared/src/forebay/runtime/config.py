@@ -61,7 +61,10 @@ def parse_size(text: str | int) -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None or match[2].lower() not in _UNITS:
         raise ValueError(f"{text!r} is no size such as 4GiB, 512MiB or 1000000")
-    return int(float(match[1]) * _UNITS[match[2].lower()])
+    try:
+        return int(float(match[1]) * _UNITS[match[2].lower()])
+    except OverflowError as e:
+        raise ValueError(f"{text[:20]!r}… is more than any disk has") from e
 
 
 Size = Annotated[int, BeforeValidator(parse_size)]
