@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from forebay.contracts import Entry, Layout, ListReply, LookupReply
+from forebay.contracts import ChangesReply, Entry, Layout, ListReply, LookupReply
 from forebay.contracts.identity import block_count, inode_number
 from forebay.errors import NotFound
 from forebay.telemetry import Telemetry, quiet
@@ -137,6 +137,7 @@ class FakeClient:
         self.read_error: Exception | None = None
         self.opened: list[FakeBlock] = []
         self.error: Exception | None = None
+        self.news: asyncio.Queue[ChangesReply | Exception] = asyncio.Queue()
         self.gate = asyncio.Event()
         self.gate.set()
 
@@ -167,6 +168,14 @@ class FakeClient:
         entries = tuple(entry_of(n, self.files[n]) for n in chosen)
         token = chosen[-1] if len(names) > len(chosen) else None
         return ListReply(entries=entries, mount_id="m", next_page_token=token, synced_at_s=0.0, valid_s=self.valid_s)
+
+    async def changes(self, after: str | None) -> ChangesReply:
+        """The next of what it was given to tell; waits when there is no more."""
+        self.calls.append(f"changes {after}")
+        told = await self.news.get()
+        if isinstance(told, Exception):
+            raise told
+        return told
 
     def open_layout(self, mount_id: str, layout: Layout, path: str) -> FakeReader:
         """A reader of what is there now."""
@@ -246,6 +255,9 @@ class FakeSink:
     def notify(self, message: bytes) -> None:
         """Keeps it."""
         self.notices.append(message)
+
+    async def notice_room(self) -> None:
+        """There is always room."""
 
 
 class FakeBackings:

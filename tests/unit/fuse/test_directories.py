@@ -12,6 +12,7 @@ from forebay_fuse.directories import OpenDir, is_name
 from forebay_fuse.inodes import InodeTable
 from forebay_fuse.protocol import layout
 from forebay_fuse.protocol.layout import Op
+from forebay_fuse.recent import Recent
 from tests.unit.fuse.doubles import ROOT, FakeClient, Kernel, names_in
 
 FILES = {f"file-{n:03d}": b"x" * n for n in range(95)}
@@ -142,13 +143,13 @@ def test_a_directory_of_any_length_holds_two_pages() -> None:
         client = FakeClient(FILES, page=3)
         directory = OpenDir(InodeTable(ROOT, "/", None).root)
         for index in (0, 50, 94, 10, 93, 94):
-            await directory.bring(client, index)
+            await directory.bring(client, index, Recent())
             found = directory.find(index)
             assert found is not None
             assert found[1] is not None
             assert found[1].name == f"file-{index:03d}"
             directory.validate()
-        await directory.bring(client, 95)
+        await directory.bring(client, 95, Recent())
         assert directory.ends_before(95)
 
     run(main())

@@ -41,6 +41,9 @@ class Sink(Protocol):
     def notify(self, message: bytes) -> None:
         """Sends a notification, some time."""
 
+    async def notice_room(self) -> None:
+        """Until there is room for many notifications: none is dropped then."""
+
 
 class Answers:
     """The session's replies. Without a sink (before the mount) they go nowhere."""
@@ -81,6 +84,11 @@ class Answers:
         """A notification."""
         if self.sink is not None:
             self.sink.notify(message)
+
+    async def notice_room(self) -> None:
+        """Until notifications may follow, some hundred of them."""
+        if self.sink is not None:
+            await self.sink.notice_room()
 
     def refuse(self, opcode: int, unique: int, error: Exception) -> None:
         """The reply to a request that ended with ``error``."""

@@ -132,6 +132,7 @@ class Service:
         self._is_kept = self._is_over = False
         self._watch: asyncio.Task[None] | None = None
         self._tide: asyncio.Task[None] | None = None
+        self._news: asyncio.Task[None] | None = None
 
     def waiting_for(self) -> tuple[str, ...]:
         """What keeps this gateway from being ready."""
@@ -193,6 +194,8 @@ class Service:
         else:
             await self._begin(pipe)
         await self._help(pipe)
+        assert self.gateway is not None
+        self._news = asyncio.create_task(self.gateway.changes.watch(), name="changes")
         self._tide = asyncio.create_task(memory.watch(self._held, mounting.give_memory_back), name="memory")
         if self.keeping is not None:
             self._watch = asyncio.create_task(self.keeping.watch(), name="keeper-watch")
@@ -347,7 +350,7 @@ class Service:
         """Takes down what ``start`` made, in reverse; a mount that is still there is taken away with what is open,
         unless it is a keeper's and not over."""
         self.is_ready = False
-        for task in filter(None, (self._watch, self._tide)):
+        for task in filter(None, (self._watch, self._tide, self._news)):
             task.cancel()
             await asyncio.wait([task])
         if self._is_kept and not self._is_over:

@@ -23,6 +23,8 @@ arrive from workers are read by the same loop."""
 NOTICES_MAX = 4096
 """Notifications that wait for the kernel. More are dropped: they save time, nothing depends on them."""
 
+NOTICES_PAUSE_S = 0.002
+
 _AGAIN = (errno.EINTR, errno.ENOENT)  # ENOENT: the request was interrupted before we could read it
 _GONE = (errno.ENOENT, errno.ENODEV, errno.ECONNABORTED)  # nobody waits for this reply any more
 LOG = logs.get(__name__)
@@ -179,6 +181,11 @@ class Device:
         if self._fd >= 0:
             self._notices.put(message)
 
+    async def notice_room(self) -> None:
+        """Until less than half of the notifications wait that may."""
+        while self._fd >= 0 and self._notices.crowded:
+            await asyncio.sleep(NOTICES_PAUSE_S)
+
     def _write_notice(self, message: bytes) -> None:
         try:
             os.write(self._fd, message)
@@ -223,6 +230,11 @@ class Notices:
             self._queue.put_nowait(message)
         except queue.Full:
             LOG.warning("notification_dropped", limit=NOTICES_MAX)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether half of the queue is full."""
+        return self._queue.qsize() * 2 > NOTICES_MAX
 
     def close(self) -> None:
         """Ends the thread after what it is writing; what still waits is dropped."""

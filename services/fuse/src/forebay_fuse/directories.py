@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from forebay.contracts import Entry
 from forebay.errors import PeerMisbehaved
-from forebay_fuse.inodes import Inode
+from forebay_fuse.inodes import Inode, child
+from forebay_fuse.recent import Recent
 from forebay_fuse.sdk import Client
 
 DOTS = 2
@@ -24,7 +25,8 @@ NAME_MAX = 255
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Names from ``start`` on (counted without the dots), and until when they may be kept (``None``: for ever).
+    """Names from ``start`` on (counted without the dots), and until when they may be kept (``None``: for ever);
+    ``asked``: up to which change (`recent`) the master knew them.
 
     An entry that is ``None`` is a name that went away between two readings of the page.
     """
@@ -33,6 +35,7 @@ class Page:
     entries: tuple[Entry | None, ...]
     mount_id: str | None
     good_until_s: float | None
+    asked: int = 0
 
     def left_s(self, now_s: float) -> float | None:
         """How long from now its names may be kept."""
@@ -75,17 +78,20 @@ class OpenDir:
         """Whether there is surely no name at ``index``."""
         return self.count is not None and index >= self.count
 
-    async def bring(self, client: Client, index: int) -> None:
+    async def bring(self, client: Client, index: int, recent: Recent) -> None:
         """Fetches pages until the name at ``index`` is held or the directory is known to end before it."""
         while not self.ends_before(index) and self.find(index) is None:
-            await self._fetch(client, self._page_of(index))
+            await self._fetch(client, self._page_of(index), recent)
 
     def _page_of(self, index: int) -> int:
         return bisect_right(self.starts, index) - 1
 
-    async def _fetch(self, client: Client, number: int) -> None:
-        start, token = self.starts[number], self.tokens[number]
+    async def _fetch(self, client: Client, number: int, recent: Recent) -> None:
+        start, token, asked = self.starts[number], self.tokens[number], recent.number
         reply = await client.list_page(self.path, token)
+        if recent.lies_in(self.path, asked):  # what the SDK has of this page may be old
+            for entry in reply.entries:
+                client.forget(child(self.path, entry.name))
         if number >= len(self.starts) or self.tokens[number] != token:
             return  # it was rewound meanwhile
         entries: tuple[Entry | None, ...] = tuple(entry for entry in reply.entries if is_name(entry.name))
@@ -96,7 +102,7 @@ class OpenDir:
             entries = self._fit(number, entries)
         until_s = None if reply.valid_s is None else time.monotonic() + reply.valid_s
         self.pages.pop(number, None)
-        self.pages[number] = Page(start, entries, reply.mount_id, until_s)
+        self.pages[number] = Page(start, entries, reply.mount_id, until_s, asked)
         while len(self.pages) > PAGES_HELD:
             del self.pages[next(iter(self.pages))]
 

@@ -16,6 +16,7 @@ from forebay.runtime import logs
 from forebay.telemetry import Telemetry
 from forebay_fuse.answers import Answers, Sink
 from forebay_fuse.backing import Backings
+from forebay_fuse.changes import Changes
 from forebay_fuse.files import Files
 from forebay_fuse.handles import HandleTable
 from forebay_fuse.inodes import InodeTable
@@ -80,6 +81,7 @@ class Gateway:
         self.files = files = Files(view, names, self.handles, self._answers, metrics=telemetry.metrics)
         files.again = self._unhelped
         self.opening = opening = Opening(client, view, names, self.handles, self._answers, metrics=telemetry.metrics)
+        self.changes = Changes(client, inodes, names, self._answers, telemetry.metrics)
         self._trace = Trace()
         own: dict[str, Text] = {"stats": telemetry.metrics.render, "trace": self._trace.text, **(texts or {})}
         self.virtual = Virtual(view, self._answers, own)

@@ -23,6 +23,9 @@ INODES_MAX = 1_000_000
 SHRINK_LEAST = 10_000
 """Tables that never had more entries than this are left as they are."""
 
+OUTDATED = float("-inf")
+"""``good_until_s`` of a directory that has changed: what is known of it may not be told at all."""
+
 V = TypeVar("V")
 
 
@@ -236,6 +239,10 @@ class InodeTable:
     def shrink(self) -> None:
         """After many a `forget`: gives memory back."""
         self._by_id, self._by_number = self._by_id.shrunk(), self._by_number.shrunk()
+
+    def numbers(self) -> tuple[int, ...]:
+        """All node ids, as of now."""
+        return tuple(self._by_id)
 
     def oldest(self, count: int) -> Iterator[Inode]:
         """Up to ``count`` files that the kernel has known longest; each is given once in a round."""

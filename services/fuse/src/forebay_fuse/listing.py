@@ -64,7 +64,7 @@ class Listing:
         directory = self._directory(wanted)
         offset: int | None = wanted.offset
         while offset is not None:  # more than once only where whole pages of names went away
-            await directory.bring(self._client, max(0, offset - directory.dots))
+            await directory.bring(self._client, max(0, offset - directory.dots), self._names.recent)
             offset = self._answer(request, directory, offset, wanted.size)
 
     def _directory(self, wanted: ReadIn) -> OpenDir:
@@ -110,7 +110,7 @@ class Listing:
         left_s = page.left_s(now_s)
         entry_s = view.entry_s(left_s)
         times = {kind: replies.timeouts(entry_s, view.attr_s_of(kind, left_s)) for kind in ("dir", "file")}
-        links = plus and not self._inodes.crowded
+        links = plus and not self._inodes.crowded and not self._names.recent.lies_in(directory.path, page.asked)
         for entry in page.entries[index - directory.dots - page.start :]:
             index += 1
             if entry is None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import errno
 import time
 
+from msgspec.structs import replace
+
 from forebay.contracts import Entry, LookupReply
 from forebay.errors import NotFound
 from forebay_fuse.answers import Answers
 from forebay_fuse.directories import NAME_MAX, encode_name
 from forebay_fuse.errno_door import Refused
-from forebay_fuse.inodes import Inode, InodeTable, child
+from forebay_fuse.inodes import OUTDATED, Inode, InodeTable, child
 from forebay_fuse.protocol import replies, requests
 from forebay_fuse.protocol.layout import ROOT_ID
 from forebay_fuse.protocol.requests import Request
+from forebay_fuse.recent import Recent
 from forebay_fuse.sdk import Client
 from forebay_fuse.view import View
 
@@ -24,6 +27,8 @@ RELIEF_COUNT = 256
 """Names that the kernel is asked to forget at once when the inode table is crowded."""
 
 RELIEF_PAUSE_S = 0.1
+TRIES = 3
+"""Lookups of a name that changes while its answer is under way."""
 
 
 class Names:
@@ -32,6 +37,7 @@ class Names:
     def __init__(self, client: Client, view: View, inodes: InodeTable, answers: Answers) -> None:
         self._client, self._view, self._answers, self._inodes = client, view, answers, inodes
         self._relieved_s = 0.0
+        self.recent = Recent()
 
     def inode(self, node_id: int) -> Inode:
         """The inode of a request."""
@@ -55,14 +61,24 @@ class Names:
         return True
 
     async def ask(self, request: Request) -> None:
-        """LOOKUP by way of a master; what is there gets (or is) an inode, what is not may be remembered as missing."""
+        """LOOKUP by way of a master; what is there gets (or is) an inode, what is not may be remembered as missing.
+        What changed while the answer was under way is asked again; one that changes all the time is not kept."""
         directory, path = self._wanted(request)
-        try:
-            reply = await self._client.lookup(path)
-        except NotFound as e:
-            self._missing(request.unique, e)
-            return
-        self._found(request.unique, directory, reply)
+        for left in reversed(range(TRIES)):
+            asked = self.recent.number
+            try:
+                reply: LookupReply | NotFound = await self._client.lookup(path)
+            except NotFound as e:
+                reply = e
+            is_outdated = self.recent.covers(path, asked)
+            if is_outdated:
+                self._client.forget(path)
+            if not is_outdated or not left:
+                break
+        if isinstance(reply, NotFound):
+            self._missing(request.unique, reply, is_outdated=is_outdated)
+        else:
+            self._found(request.unique, directory, replace(reply, valid_s=0.0) if is_outdated else reply)
 
     def _wanted(self, request: Request) -> tuple[str, str]:
         """Directory and path of the name that is asked for."""
@@ -85,8 +101,8 @@ class Names:
         if not self._answers.ok(unique, body):
             self._inodes.forget(inode.node_id, 1)
 
-    def _missing(self, unique: int, said: NotFound) -> None:
-        negative_s = self._view.negative_s(said.details.get("valid_s"))
+    def _missing(self, unique: int, said: NotFound, *, is_outdated: bool = False) -> None:
+        negative_s = 0.0 if is_outdated else self._view.negative_s(said.details.get("valid_s"))
         if negative_s > 0:
             self._answers.ok(unique, replies.negative(negative_s))
         else:
@@ -105,7 +121,8 @@ class Names:
         """The kernel's next use of the name is a LOOKUP; the inode itself stays as long as it is in use."""
         parent = self._inodes.find(inode.directory)
         if parent is not None:
-            self._answers.notify(replies.invalidate_entry(parent.node_id, encode_name(inode.entry.name)))
+            name = encode_name(inode.entry.name)
+            self._answers.notify(replies.invalidate_entry(parent.node_id, name, expire=inode.is_dir))
 
     def outdated(self, inode: Inode) -> None:
         """The under store holds another version: the next use of the name asks the master, in the SDK and in the
@@ -116,13 +133,14 @@ class Names:
     # -- GETATTR, FORGET
 
     def getattr(self, request: Request) -> bool:
-        """Answers from the inode; False if it is the root and what is known of it is too old to be told on.
+        """Answers from the inode; False if it is a directory that has changed, or the root and what is known of it is
+        too old to be told on.
 
         Any other directory is looked up again by name, as the kernel keeps names no longer than attributes.
         """
         inode = self.inode(request.node_id)
         left_s = None if inode.good_until_s is None else max(0.0, inode.good_until_s - time.monotonic())
-        if inode.node_id == ROOT_ID and left_s == 0.0:
+        if (inode.node_id == ROOT_ID and left_s == 0.0) or inode.good_until_s == OUTDATED:
             return False
         self._attributes(request.unique, inode.entry, left_s)
         return True
@@ -132,14 +150,17 @@ class Names:
         self._answers.ok(unique, replies.attr_out(view.attributes(entry), view.attr_s(entry, left_s)))
 
     async def refresh(self, request: Request) -> None:
-        """GETATTR of the root, from the master."""
-        inode = self.inode(request.node_id)
+        """GETATTR of a directory, from the master."""
+        inode, asked = self.inode(request.node_id), self.recent.number
         reply = await self._client.lookup(inode.path)
         if reply.entry.kind != "dir":
-            raise Refused(errno.ENOTDIR, "the root is no directory any more")
+            raise Refused(errno.ENOTDIR, "it is no directory any more")
         until_s = None if reply.valid_s is None else time.monotonic() + reply.valid_s
+        if self.recent.lies_in(inode.path, asked):
+            self._client.forget(inode.path)
+            until_s = OUTDATED
         inode.tell(reply.entry, reply.mount_id, until_s)
-        self._attributes(request.unique, reply.entry, reply.valid_s)
+        self._attributes(request.unique, reply.entry, reply.valid_s if until_s != OUTDATED else 0.0)
 
     def forget(self, request: Request) -> None:
         """The kernel gives lookups back."""

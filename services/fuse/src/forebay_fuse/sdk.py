@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from forebay.contracts import Layout, ListReply, LookupReply
+from forebay.contracts import ChangesReply, Layout, ListReply, LookupReply
 from forebay.errors import NotFound
 
 
@@ -71,6 +71,9 @@ class Client(Protocol):
 
     async def list_page(self, path: str, page_token: str | None = None, limit: int = 10_000) -> ListReply:
         """One page of a directory."""
+
+    async def changes(self, after: str | None) -> ChangesReply:
+        """What a master found to have changed since a cursor (``None``: from now on), as soon as there is something."""
 
     def open_layout(self, mount_id: str, layout: Layout, path: str) -> Reader:
         """A reader of the version that ``layout`` names."""

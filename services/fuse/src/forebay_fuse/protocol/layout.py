@@ -27,6 +27,7 @@ INTERRUPT_IN = Struct("<Q")
 ACCESS_IN = Struct("<II")
 XATTR_IN = Struct("<II")  # size padding, then the name (GETXATTR)
 XATTR_OUT = Struct("<II")  # size padding
+NOTIFY_INODE = Struct("<Qqq")  # nodeid offset length
 NOTIFY_ENTRY = Struct("<QII")  # parent namelen flags
 BACKING_MAP = Struct("<iIQ")  # fd flags padding
 BACKING_ID = Struct("<I")
@@ -141,7 +142,9 @@ class Open(IntFlag):
     PASSTHROUGH = 128
 
 
-NOTIFY_INVAL_ENTRY = 3
+NOTIFY_INVAL_INODE, NOTIFY_INVAL_ENTRY = 2, 3
+EXPIRE_ONLY = 1
+"""Flag of INVAL_ENTRY."""
 
 IOC_BACKING_OPEN, IOC_BACKING_CLOSE = 0x4010E501, 0x4004E502
 """ioctl(2) requests on ``/dev/fuse``: a backing file in, its id out; the id back."""

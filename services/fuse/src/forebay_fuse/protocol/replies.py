@@ -154,7 +154,15 @@ def init(
     )
 
 
-def invalidate_entry(parent: int, name: bytes) -> bytes:
-    """A notification: forget the name ``name`` in ``parent``."""
-    body = l.NOTIFY_ENTRY.pack(parent, len(name), 0) + name + b"\0"
+def invalidate_entry(parent: int, name: bytes, *, expire: bool = False) -> bytes:
+    """A notification: forget the name ``name`` in ``parent``, and the parent's attributes. With ``expire`` (Linux 6.2;
+    before that as without) the name is only looked up anew when it is used: for directories, in which programs may
+    live."""
+    body = l.NOTIFY_ENTRY.pack(parent, len(name), l.EXPIRE_ONLY if expire else 0) + name + b"\0"
     return l.OUT_HEADER.pack(l.OUT_HEADER.size + len(body), l.NOTIFY_INVAL_ENTRY, 0) + body
+
+
+def invalidate_attributes(node_id: int) -> bytes:
+    """A notification: forget the attributes of an inode; what is cached of its content stays (a negative offset)."""
+    body = l.NOTIFY_INODE.pack(node_id, -1, 0)
+    return l.OUT_HEADER.pack(l.OUT_HEADER.size + len(body), l.NOTIFY_INVAL_INODE, 0) + body
