@@ -24,7 +24,7 @@ from forebay.runtime import Deadline, check_exposure, logs, read_tls, stop_event
 from forebay.runtime.cgroup import cpu_quota
 from forebay.telemetry import Telemetry, setup
 from forebay.transport import HttpServer
-from forebay.transport.app import ServiceInfo, make_app
+from forebay.transport.app import CHECK, ServiceInfo, make_app
 from forebay_fuse import measuring, memory, mounting, takeover
 from forebay_fuse.backing import DeviceBackings
 from forebay_fuse.device import Device
@@ -117,9 +117,8 @@ class Service:
         self.client = Client(client_options(settings, self.member_id), self.telemetry)
         info = ServiceInfo("forebay-fuse", self.member_id, forebay_fuse.__version__, self.started_at_s)
         tls = read_tls(settings)
-        app = make_app(
-            info, self.telemetry, status=self.status, waiting_for=self.waiting_for, check=self.check, tls=tls
-        )
+        app = make_app(info, self.telemetry, status=self.status, waiting_for=self.waiting_for, tls=tls)
+        app[CHECK] = self.check
         self.liveness = Liveness()
         self.server = HttpServer(app, self.telemetry, tls=tls)
         self.session: mounting.Session | None = None

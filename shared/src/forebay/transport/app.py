@@ -72,7 +72,6 @@ def make_app(
     *,
     status: Callable[[], StatusReply],
     waiting_for: Callable[[], tuple[str, ...]],
-    check: Callable[[], Awaitable[tuple[str, ...]]] | None = None,
     body_max_bytes: int = 1 << 20,
     admin_token: str | None = None,
     tls: TlsFiles | None = None,
@@ -80,8 +79,8 @@ def make_app(
     """An application with ``/healthz``, ``/readyz``, ``/metrics``, ``/v1/status``, ``/openapi.json`` and the rules that
     all routes obey.
 
-    ``waiting_for`` names what is missing until the service is ready (empty: ready); what takes a look is asked of
-    ``check`` by ``/readyz`` alone, and must answer within a time of its own. A `ForebayError` from a handler
+    ``waiting_for`` names what is missing until the service is ready (empty: ready); what takes a look is asked by
+    ``/readyz`` alone, of ``app[CHECK]``, which must answer within a time of its own. A `ForebayError` from a handler
     becomes its `ErrorReply`; any other exception is logged and becomes ``internal`` without its text. A request with
     the header ``forebay-deadline-ms`` is bounded by it; one of another wire version is refused, naming both. ``tls``
     are the listener's files, by which `require_role` and `require_admin` read callers' certificates.
@@ -94,8 +93,6 @@ def make_app(
     app[OPEN_SOCKETS] = set()
     app[STATUS] = status
     app[WAITING_FOR] = waiting_for
-    if check is not None:
-        app[CHECK] = check
     app.on_response_prepare.append(_add_wire_version)
     app.router.add_get("/healthz", _healthz)
     app.router.add_get("/readyz", _readyz)
