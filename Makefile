@@ -12,6 +12,7 @@ SMALL ?=
 SOURCE ?=
 REGISTRY ?=
 QUICK ?=
+TORCH := 2.13.0
 
 export UV_PYTHON_DOWNLOADS := never
 UV := .tools/uv/bin/uv
@@ -30,7 +31,7 @@ help:
 	@echo 'make test     all tests; make check: formatting, lint, types, import rules; make bench [QUICK=1]: all figures'
 	@echo 'make lock     resolve dependencies anew and write requirements/*.txt; make clean: remove what was installed'
 
-setup: system .venv/.dev-stamp .tools/parts/.demo-stamp .tools/parts/.tools-stamp
+setup: system .venv/.dev-stamp .venv/.torch-stamp .tools/parts/.demo-stamp .tools/parts/.tools-stamp
 
 system:
 	@.ci/system fuse zookeeper test
@@ -96,6 +97,12 @@ lock: .tools/uv/.stamp
 	@[ -d .venv ] || $(UV) venv -q --python '$(PYTHON)' .venv
 	@$(SYNC) --python .venv requirements/dev.txt && $(EDITABLE)
 	@touch $@ .venv/.run-stamp
+
+# PyTorch, for the tests of forebay.torch: by pip, whose configuration says where builds without CUDA are (200 MB to
+# fetch, 750 MB on disk, half a minute). A sync of .venv removes it, so it comes after each.
+.venv/.torch-stamp: .venv/.dev-stamp
+	@.tools/uv/bin/python -m pip --python .venv/bin/python install -qq --disable-pip-version-check torch==$(TORCH)
+	@touch $@
 
 .tools/parts/.demo-stamp: .tools/uv/.stamp requirements/demo.txt
 	@[ -d .tools/parts/bin ] || $(UV) venv -q --python '$(PYTHON)' .tools/parts

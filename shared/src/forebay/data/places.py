@@ -1,0 +1,177 @@
+"""Where shards are read from: the SDK, a mount of ours, or a plain folder. All can be pickled and forked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from forebay.client import ClientOptions, SyncClient
+from forebay.data.errors import NotOurMount
+from forebay.errors import ForebayError, InvalidRequest, NotFound, PermissionDenied, StaleVersion, UfsUnavailable
+
+MOUNT_TYPE = "fuse.forebay"
+_CLIENTS: dict[ClientOptions, SyncClient] = {}
+"""Clients of this process by their options; forked children make theirs anew under the same entry."""
+
+
+class ByteSource(Protocol):
+    """One version of one open file. Calls may come from several threads."""
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """Fill ``buffer``; the count is short only at the end."""
+
+    def close(self) -> None:
+        """Let it go."""
+
+
+class Files(Protocol):
+    """A place with files, by path below its root."""
+
+    def open(self, path: str) -> ByteSource:
+        """An open file. Raises ForebayError."""
+
+    def names(self, folder: str = "") -> list[str]:
+        """Paths of the files directly in ``folder``, sorted."""
+
+
+class LocalSource:
+    """An open file descriptor."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._size = os.fstat(self._fd).st_size
+        except OSError as e:
+            raise _translated(e, path) from e
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self._size
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """As ``ByteSource.read_into``."""
+        done = 0
+        try:
+            while done < len(buffer):
+                n = os.preadv(self._fd, [buffer[done:]], offset + done)
+                if n == 0:
+                    break
+                done += n
+        except OSError as e:
+            raise _translated(e, self._path) from e
+        return done
+
+    def close(self) -> None:
+        """Closes the descriptor; a second time does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+@dataclass(frozen=True)
+class FolderFiles:
+    """A folder of any file system."""
+
+    root: Path
+
+    def open(self, path: str) -> ByteSource:
+        """As ``Files.open``."""
+        return LocalSource(self.root / path.lstrip("/"))
+
+    def names(self, folder: str = "") -> list[str]:
+        """As ``Files.names``."""
+        try:
+            with os.scandir(self.root / folder) as entries:
+                return sorted(os.path.join(folder, entry.name) for entry in entries if entry.is_file())
+        except OSError as e:
+            raise _translated(e, self.root / folder) from e
+
+
+@dataclass(frozen=True)
+class MountFiles(FolderFiles):
+    """A folder of a mount of ours.
+
+    Raises:
+        NotOurMount: when made, if it is not.
+    """
+
+    def __post_init__(self) -> None:
+        found = mount_type(self.root, Path("/proc/self/mountinfo").read_text())
+        if found != MOUNT_TYPE:
+            raise NotOurMount(f"{self.root} is no mount of Forebay's (it is {found or 'not there'})")
+
+
+@dataclass(frozen=True)
+class SdkFiles:
+    """A cluster, without a mount. ``prefix`` is the folder of the namespace that paths are below."""
+
+    options: ClientOptions
+    prefix: str = "/"
+
+    def client(self) -> SyncClient:
+        """The client of this process."""
+        client = _CLIENTS.get(self.options)
+        if client is None:
+            client = _CLIENTS[self.options] = SyncClient(self.options)
+        return client
+
+    def open(self, path: str) -> ByteSource:
+        """As ``Files.open``."""
+        return self.client().open(self._full(path))
+
+    def names(self, folder: str = "") -> list[str]:
+        """As ``Files.names``."""
+        return sorted(os.path.join(folder, e.name) for e in self._entries(folder))
+
+    def _entries(self, folder: str) -> Iterator[_Named]:
+        return (e for e in self.client().list(self._full(folder)) if e.kind == "file")
+
+    def _full(self, path: str) -> str:
+        return f"{self.prefix.rstrip('/')}/{path.lstrip('/')}"
+
+    def close(self) -> None:
+        """Ends this process's client."""
+        client = _CLIENTS.pop(self.options, None)
+        if client is not None:
+            client.close()
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str:
+        """In its directory."""
+
+
+def mount_type(path: Path, mountinfo: str) -> str | None:
+    """The type of the file system that ``path`` lies in, by the text of /proc/self/mountinfo (proc(5))."""
+    if not path.exists():
+        return None
+    real, best, found = str(path.resolve()), -1, None
+    for line in mountinfo.splitlines():
+        head, _, tail = line.partition(" - ")
+        point = head.split()[4].encode().decode("unicode_escape")
+        covers = real == point or real.startswith(point.rstrip("/") + "/")
+        if covers and len(point) >= best:
+            best, found = len(point), tail.split()[0]
+    return found
+
+
+def _translated(error: OSError, path: Path) -> ForebayError:
+    if isinstance(error, FileNotFoundError):
+        return NotFound(f"no such file: {path}", path=str(path))
+    if isinstance(error, PermissionError):
+        return PermissionDenied(f"{path}: {error.strerror}", path=str(path))
+    if isinstance(error, IsADirectoryError | NotADirectoryError):
+        return InvalidRequest(f"{path}: {error.strerror}", path=str(path))
+    if error.errno == 116:  # ESTALE
+        return StaleVersion(f"{path} was changed while it was read", path=str(path))
+    return UfsUnavailable(f"{path}: {error.strerror}", path=str(path), errno=error.errno)

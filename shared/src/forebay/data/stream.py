@@ -1,0 +1,211 @@
+"""The samples of one worker's shards, in the order of an epoch, from any position on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from forebay.data import tar, tfrecord
+from forebay.data.order import Part, shard_order, share, window_order
+from forebay.data.pieces import BUFFERS, PIECE_BYTES, STREAMS_MAX, Piece, Pieces, Section
+from forebay.data.places import Files
+from forebay.errors import InvalidRequest
+
+Format = Literal["tfrecord", "tar"]
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How shards are read. ``window``: records that are shuffled among each other (1: as they stand in the shard);
+    ``checks``: whether checksums of TFRecords are looked at; ``piece_bytes``, ``buffers``, ``streams_max``: see
+    ``Pieces``."""
+
+    format: Format = "tfrecord"
+    seed: int = 0
+    is_shuffled: bool = True
+    window: int = 256
+    checks: bool = True
+    piece_bytes: int = PIECE_BYTES
+    buffers: int = BUFFERS
+    streams_max: int = STREAMS_MAX
+
+    def __post_init__(self) -> None:
+        if self.format not in ("tfrecord", "tar"):
+            raise InvalidRequest(f"format is tfrecord or tar, not {self.format!r}")
+        for name in ("window", "piece_bytes", "buffers", "streams_max"):
+            if getattr(self, name) < 1:
+                raise InvalidRequest(f"{name} must be at least 1")
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where reading goes on: ``shard`` is the place in this worker's order, ``offset`` and ``record`` where a window
+    begins, ``done`` how many samples of it were given out; ``samples``: of this epoch in all."""
+
+    epoch: int = 0
+    shard: int = 0
+    offset: int = 0
+    record: int = 0
+    done: int = 0
+    samples: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        """For checkpoints."""
+        return asdict(self)
+
+    @staticmethod
+    def of(given: dict[str, Any]) -> Position:
+        """What ``to_dict`` gave.
+
+        Raises:
+            InvalidRequest: it is something else.
+        """
+        try:
+            return Position(**{name: int(value) for name, value in given.items()})
+        except (TypeError, ValueError) as e:
+            raise InvalidRequest(f"this is no position: {given}") from e
+
+
+@dataclass(frozen=True)
+class _Window:
+    position: Position
+    shard: str
+    samples: list[Any]
+
+
+class ShardStream:
+    """Iterate once. ``position`` is where the next sample would come from: keep it, and another stream goes on there.
+
+    ``skip`` samples are passed over first.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        shards: Sequence[str],
+        part: Part,
+        options: StreamOptions,
+        *,
+        start: Position | None = None,
+        skip: int = 0,
+    ) -> None:
+        self.position = start or Position()
+        self._files, self._options, self._skip = files, options, skip
+        order = shard_order(shards, seed=options.seed, epoch=self.position.epoch, is_shuffled=options.is_shuffled)
+        self.shards = share(order, part)
+
+    def __iter__(self) -> Iterator[Any]:
+        start = self.position
+        for window in self._windows(start):
+            order = self._order(window)
+            done = start.done if window.position.offset == start.offset and window.position.shard == start.shard else 0
+            for nth in range(done, len(order)):
+                at = replace(window.position, done=nth + 1, samples=self.position.samples + 1)
+                self.position = at
+                if self._skip:
+                    self._skip -= 1
+                    continue
+                yield window.samples[order[nth]]
+
+    def _order(self, window: _Window) -> Sequence[int]:
+        count, options = len(window.samples), self._options
+        if options.window == 1 or not options.is_shuffled:
+            return range(count)
+        epoch, first = window.position.epoch, window.position.record
+        return window_order(count, seed=options.seed, epoch=epoch, shard=window.shard, first=first)
+
+    def _windows(self, start: Position) -> Iterator[_Window]:
+        """Windows are as long as they were before, wherever reading begins: they never cross a shard's end."""
+        held: list[Any] = []
+        first, shard, record = start, start.shard, start.record
+        for section, offset, sample in self._samples(start):
+            is_new = section.number != shard
+            if held and (is_new or len(held) == self._options.window):
+                yield _Window(first, self.shards[shard], held)
+                held = []
+            if is_new:
+                shard, record = section.number, 0
+            if not held:
+                first = Position(start.epoch, shard, offset, record)
+            held.append(sample)
+            record += 1
+        if held:
+            yield _Window(first, self.shards[shard], held)
+
+    def _samples(self, start: Position) -> Iterator[tuple[Section, int, Any]]:
+        """Samples as they stand in the shards, each with where it begins (in tar shards: its number)."""
+        is_tar = self._options.format == "tar"
+        first = 0 if is_tar else start.offset
+        sections = (
+            Section(path, first if number == start.shard else 0, number)
+            for number, path in enumerate(self.shards)
+            if number >= start.shard
+        )
+        options = self._options
+        with Pieces(
+            self._files,
+            sections,
+            piece_bytes=options.piece_bytes,
+            buffers=options.buffers,
+            streams_max=options.streams_max,
+        ) as pieces:
+            self.pieces = pieces
+            if is_tar:
+                for section, number, sample in _tar_samples(pieces):
+                    if section.number > start.shard or number >= start.offset:
+                        yield section, number, sample
+            else:
+                yield from self._tfrecords(pieces)
+
+    def _tfrecords(self, pieces: Pieces) -> Iterator[tuple[Section, int, bytes]]:
+        splitter: tfrecord.Splitter | None = None
+        for piece in pieces:
+            if splitter is None:
+                splitter = tfrecord.Splitter(piece.section.path, piece.offset, checks=self._options.checks)
+            try:
+                for offset, data in splitter.feed(piece.view):
+                    yield piece.section, offset, data
+                if piece.is_last:
+                    splitter.finish()
+                    splitter = None
+            finally:
+                pieces.release(piece)
+
+
+def _tar_samples(pieces: Pieces) -> Iterator[tuple[Section, int, tar.Sample]]:
+    """All shards, one tar after the other."""
+    every = iter(pieces)
+    while (first := next(every, None)) is not None:
+        section = first.section
+        file = _OneFile(pieces, every, first)
+        for number, sample in enumerate(tar.samples(section.path, iter(file))):
+            yield section, number, sample
+        if not file.is_over:  # what follows the end mark of a tar is of no use
+            for _ in file:
+                pass
+
+
+class _OneFile:
+    """The views of one file's pieces; each is released when the next is asked for."""
+
+    def __init__(self, pieces: Pieces, every: Iterator[Piece], first: Piece) -> None:
+        self._pieces, self._every = pieces, every
+        self._next: Piece | None = first
+        self._lent: Piece | None = None
+        self.is_over = False
+
+    def __iter__(self) -> Iterator[memoryview]:
+        return self
+
+    def __next__(self) -> memoryview:
+        if self._lent is not None:
+            is_last = self._lent.is_last
+            self._pieces.release(self._lent)
+            self._lent = None
+            self._next = None if is_last else next(self._every, None)
+        if self._next is None:
+            self.is_over = True
+            raise StopIteration
+        self._lent, self._next = self._next, None
+        return self._lent.view

@@ -1,0 +1,114 @@
+"""The PyTorch datasets in real data loaders: splitting, going on in mid-epoch, errors in the training process."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.utils.data import DataLoader
+
+from forebay.data import FolderFiles
+from forebay.errors import InvalidRequest
+from forebay.torch import FileDataset, ShardDataset, part_of_rank
+from tests.unit.data.kit import all_records, record, tfrecord_shards
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> list[str]:
+    """Six shards."""
+    return tfrecord_shards(tmp_path, shards=6, records=20)
+
+
+def dataset(folder: Path, shards: list[str], **given: Any) -> ShardDataset:
+    return ShardDataset(FolderFiles(folder), shards, seed=5, window=7, piece_bytes=4096, **given)
+
+
+def loaded(data: ShardDataset, **given: Any) -> list[list[bytes]]:
+    return list(DataLoader(data, batch_size=4, collate_fn=list, **given))
+
+
+def test_ranks_and_loader_workers_share_an_epoch_without_overlap_and_without_loss(
+    tmp_path: Path, shards: list[str]
+) -> None:
+    found: Counter[bytes] = Counter()
+
+    for rank in range(2):
+        for batch in loaded(dataset(tmp_path, shards, rank=rank, world_size=2), num_workers=2):
+            found.update(batch)
+
+    assert found == Counter(all_records(shards=6, records=20))
+
+
+def test_an_epoch_is_another_order_of_the_same_samples(tmp_path: Path, shards: list[str]) -> None:
+    data = dataset(tmp_path, shards)
+    first, again = list(data), (data.set_epoch(0), list(data))[1]
+
+    data.set_epoch(1)
+    second = list(data)
+
+    assert first == again
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
+def test_state_goes_on_with_the_next_sample(tmp_path: Path, shards: list[str]) -> None:
+    whole, data = list(dataset(tmp_path, shards)), dataset(tmp_path, shards)
+    begun = [sample for _, sample in zip(range(50), data, strict=False)]
+    state = data.state_dict()
+
+    other = dataset(tmp_path, shards)
+    other.load_state_dict(state)
+
+    assert begun + list(other) == whole
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_goes_on_after_so_many_batches(tmp_path: Path, shards: list[str], workers: int) -> None:
+    data = dataset(tmp_path, shards)
+    whole = loaded(data, num_workers=workers)
+    data.resume_after(epoch=0, batches=9, batch_size=4, num_workers=workers)
+
+    rest = loaded(data, num_workers=workers)
+
+    assert Counter(s for b in rest for s in b) == Counter(s for b in whole[9:] for s in b)
+    if workers == 0:
+        assert rest == whole[9:]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_data_is_one_clear_error_in_the_training_process(
+    tmp_path: Path, shards: list[str], workers: int
+) -> None:
+    path = tmp_path / shards[2]
+    path.write_bytes(path.read_bytes()[:-3])
+
+    with pytest.raises(Exception, match=rf"{shards[2]}: the file ends inside .* at byte \d+"):
+        loaded(dataset(tmp_path, shards), num_workers=workers)
+
+
+def test_a_rank_that_is_not_one_of_the_world_is_refused_at_once(tmp_path: Path, shards: list[str]) -> None:
+    with pytest.raises(InvalidRequest, match="rank 2 is not one of a world of 2"):
+        dataset(tmp_path, shards, rank=2, world_size=2)
+    with pytest.raises(InvalidRequest, match="come together"):
+        part_of_rank(rank=1)
+
+
+def test_a_launcher_says_the_rank_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+
+    assert (part_of_rank().rank, part_of_rank().world) == (3, 4)
+
+
+def test_files_are_read_by_index_and_decoded(tmp_path: Path) -> None:
+    for n in range(9):
+        (tmp_path / f"{n}.bin").write_bytes(record(0, n))
+    data = FileDataset(FolderFiles(tmp_path), [f"{n}.bin" for n in range(9)], decode=len)
+
+    found = [n for batch in DataLoader(data, batch_size=2, num_workers=2, collate_fn=list) for n in batch]
+
+    assert found == [len(record(0, n)) for n in range(9)]
+    with pytest.raises(InvalidRequest, match="no files"):
+        FileDataset(FolderFiles(tmp_path), [])
