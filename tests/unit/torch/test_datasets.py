@@ -43,8 +43,10 @@ def test_ranks_and_loader_workers_share_an_epoch_without_overlap_and_without_los
 
 def test_an_epoch_is_another_order_of_the_same_samples(tmp_path: Path, shards: list[str]) -> None:
     data = dataset(tmp_path, shards)
-    first, again = list(data), (data.set_epoch(0), list(data))[1]
+    first = list(data)
 
+    data.set_epoch(0)
+    again = list(data)
     data.set_epoch(1)
     second = list(data)
 
