@@ -22,12 +22,20 @@ from forebay.contracts import (
     ErrorReply,
     FreeReply,
     FreeRequest,
+    HoldsReply,
+    HoldsRequest,
     Layout,
     ListReply,
     ListRequest,
+    LoadPlan,
+    LoadRequest,
+    LoadShare,
+    LoadsReply,
+    LoadStatus,
     LookupReply,
     LookupRequest,
     Member,
+    MissingBlock,
     Mount,
     MountRequest,
     MountsReply,
@@ -92,6 +100,44 @@ FILE = Entry(
 )
 FOLDER = Entry(name="val", kind="dir", inode=2, mode=0o555, mtime_ns=1_700_000_000_123_456_789)
 
+LOAD = LoadRequest(path="/imagenet", replicas=2, partial=True, verify=True, dry_run=False)
+PLAN = LoadPlan(
+    files=1,
+    blocks=2,
+    bytes=300,
+    shares=(
+        LoadShare(
+            member_id="worker-1",
+            blocks=2,
+            bytes=300,
+            held_blocks=1,
+            held_bytes=100,
+            capacity_bytes=200,
+            used_bytes=100,
+            unfit_bytes=100,
+            reason="more than its tiers hold (MEM 200 B)",
+        ),
+    ),
+)
+MISSING = MissingBlock(path="/imagenet/a", index=1, member_id="worker-1", reason="not kept")
+LOAD_STATUS = LoadStatus(
+    load_id="load-1",
+    request=LOAD,
+    state="failed",
+    created_s=1_700_000_000.25,
+    changed_s=1_700_000_001.5,
+    revision=7,
+    attempts=1,
+    round=2,
+    plan=PLAN,
+    done_blocks=1,
+    done_bytes=100,
+    filled_bytes=100,
+    missing_blocks=1,
+    missing=(MISSING,),
+    message="1 block is missing",
+)
+
 EXAMPLES: tuple[Record, ...] = (
     ErrorReply(
         code="not_found", message="no such path", details={"path": "/x", "n": 1, "f": 0.5, "b": True, "none": None},
@@ -138,6 +184,14 @@ EXAMPLES: tuple[Record, ...] = (
     SyncRequest(path="/imagenet", recursive=True),
     SyncReply(directories=3, changes=2, synced_at_s=1_700_000_000.25),
     WeightRequest(capacity_weight=2.5),
+    HoldsRequest(block_ids=(HEX,), verify=True),
+    HoldsReply(complete=(HEX,), filling=(HEX[::-1],), corrupt=()),
+    LOAD,
+    PLAN,
+    PLAN.shares[0],
+    MISSING,
+    LOAD_STATUS,
+    LoadsReply(loads=(LOAD_STATUS,)),
     WeightReply(capacity_weight=2.5),
     StatusReply(
         service="forebay-worker", member_id="worker-1", version="0.1.0", wire_version=1,

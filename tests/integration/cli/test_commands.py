@@ -190,3 +190,20 @@ def test_a_file_tells_commands_where_the_cluster_is(cluster: Cluster, tmp_path: 
     refused = CliRunner().invoke(app, ["--config", str(file), "ls", "/"])
     assert refused.exit_code == 2
     assert "did you mean FOREBAY_REGISTRY" in refused.output
+
+
+def test_a_load_is_told_in_words_and_its_exit_code_is_the_truth(forebay: Forebay) -> None:
+    forebay("free", "/")
+
+    dry = forebay("load", "/train", "--dry-run")
+    done = forebay.json("load", "/train", "--verify")
+    name = done["load_id"]
+
+    assert "all of it fits" in dry.stdout
+    assert (done["state"], done["missing_blocks"], done["plan"]["files"]) == ("succeeded", 0, 5)
+    assert "succeeded: all 5 blocks are held" in forebay("loads", "show", name).stdout
+    assert forebay.json("loads", "list")[0]["load_id"] == name
+    assert "is over" in forebay("loads", "cancel", name, code=1).stderr
+    assert "/nowhere" in forebay("load", "/nowhere", code=1).stderr
+    second = forebay.json("bench", "/train", "--passes", "1")
+    assert set(second[0]["sources"]) == {"mem"}

@@ -114,7 +114,7 @@ def test_the_small_commands_look_at_the_same_cluster(tmp_path: Path, source: Pat
 
 def test_a_cluster_lives_for_a_command_and_ends_with_its_code(tmp_path: Path, source: Path, mount: Path) -> None:
     script = f"forebay ls / && cmp '{mount}/sub/file' '{source}/sub/file' && exit 7"
-    command = [sys.executable, "-m", "forebay.cli", "up", str(source), "--mount", str(mount), "--mem", "64MiB"]
+    command = [sys.executable, "-m", "forebay.cli", "up", str(source), "-m", str(mount), "--mem", "64MiB", "--load"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
     ended = subprocess.run(
@@ -127,6 +127,7 @@ def test_a_cluster_lives_for_a_command_and_ends_with_its_code(tmp_path: Path, so
 
     assert ended.returncode == 7, ended.stderr
     assert b"sub/" in ended.stdout
+    assert b"load succeeded" in ended.stderr
     assert b" from " in ended.stderr or b"past them" in ended.stderr
     assert not os.path.ismount(mount)
 

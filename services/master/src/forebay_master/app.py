@@ -58,6 +58,10 @@ from forebay_master.changes import Feed
 from forebay_master.database import Database
 from forebay_master.handlers import MasterRoutes
 from forebay_master.leading import Leading, follow, settle, write_maps
+from forebay_master.load_routes import LoadRoutes
+from forebay_master.load_store import SqliteJobStore
+from forebay_master.loading import WorkerCalls
+from forebay_master.loads import Loads
 from forebay_master.mount_store import MountStore, SqliteMountStore
 from forebay_master.mounts import Mounts
 from forebay_master.observe import Meters
@@ -247,6 +251,14 @@ class Master:
             leading=self._leader_shown,
         )
         self.status.observe(self.telemetry.metrics)
+        self.loads = Loads(
+            SqliteJobStore(self.database),
+            self.catalog,
+            self.mounts,
+            WorkerCalls(self.client, prepared.ring, self.settings.cluster_id, self.member_id),
+            self.spawner,
+            cluster_map=self.registry.current,
+        )
         app = make_app(
             ServiceInfo(SERVICE, self.member_id, forebay_master.__version__, self.started_at_s),
             self.telemetry,
@@ -256,6 +268,7 @@ class Master:
             tls=prepared.tls,
         )
         MasterRoutes(self.catalog, self.mounts, self.tickets, self.feed, lambda: self._is_open).add_to(app)
+        LoadRoutes(self.loads, lambda: self._is_open).add_to(app)
         if self.hub is not None:
             add_registry_routes(app, self.hub, keys=prepared.ring)
         else:
@@ -332,6 +345,7 @@ class Master:
             except PeerUnavailable as e:  # it goes on trying by itself
                 LOG.warning("not_announced", reason=e.message)
                 await asyncio.sleep(ANNOUNCE_PAUSE_S)
+        await self.loads.resume()
         LOG.info("ready", address=self.server.address, member_id=self.member_id, mounts=len(self.mounts.table.mounts))
 
     async def _set_up_mounts(self, requests: Sequence[MountRequest]) -> None:
@@ -399,6 +413,7 @@ class Master:
             await self.leading.close()
         await self.registry.close()
         self.mounts.close()
+        self.loads.close()
         self.feed.close()
         if self.hub is not None:
             self.hub.close()

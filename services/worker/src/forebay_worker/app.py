@@ -45,6 +45,7 @@ from forebay_worker.files import IoThreads
 from forebay_worker.fill import Filler
 from forebay_worker.goodput import Bounds, Plan
 from forebay_worker.handlers import BlockRoutes, HandlerOptions
+from forebay_worker.holdings import HoldingRoutes
 from forebay_worker.index import StoreIndex
 from forebay_worker.keeping import Keeping
 from forebay_worker.lanes import Lanes
@@ -210,6 +211,7 @@ class Worker:
         app[OPEN_SOCKETS].add(self.socket.name)
         self.routes.add_to(app)
         AdminRoutes(self.keeping).add_to(app)
+        HoldingRoutes(self.store, self.ring, settings.cluster_id).add_to(app)
         PlaceRoutes(self.rebalance, self._drain, self._weigh).add_to(app)
         self.server = HttpServer(app, self.telemetry, tls=secrets.tls, drain_timeout_s=settings.drain_timeout_s)
         self._observe()

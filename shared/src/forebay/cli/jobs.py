@@ -24,9 +24,12 @@ from rich.console import Console
 
 from forebay.cli import output
 from forebay.cli import up as life
+from forebay.cli.api import Where
 from forebay.cli.children import get
 from forebay.cli.cluster import WORKER, LocalCluster
 from forebay.cli.folders import LOCK_NAME, PREFIX
+from forebay.cli.loads import start
+from forebay.contracts.loads import LoadRequest
 from forebay.errors import ConfigError, NotReady
 
 RECORD = "up.json"
@@ -174,6 +177,12 @@ def _end_command(child: subprocess.Popen[bytes]) -> None:
 def shell_code(returncode: int) -> int:
     """128 + the signal for what a signal ended. Pure."""
     return 128 - returncode if returncode < 0 else returncode
+
+
+def load_all(cluster: LocalCluster, say: Callable[[str], None]) -> None:
+    """Fills the cache with the source, and says whether all of it is there."""
+    status = start(Where(registry=cluster.registry), LoadRequest(path="/", partial=True), quiet=True)
+    say(f"load {status.state}: {status.message}")
 
 
 def served(texts: Sequence[str]) -> Counter[str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from forebay.cli import bench, checking, keeping, reading, running, settings, sync, workers
+from forebay.cli import bench, checking, keeping, loads, reading, running, settings, sync, workers
 from forebay.cli.api import REGISTRY_DEFAULT, Where
 from forebay.cli.door import EXIT_CODES, errors
 from forebay.cli.options import from_file, path_of, text_of
@@ -80,6 +80,8 @@ app.command(rich_help_panel=LOOK)(reading.cp)
 app.command(rich_help_panel=LOOK)(reading.du)
 app.command(rich_help_panel=LOOK)(reading.status)
 app.command(rich_help_panel=LOOK)(sync.sync)
+app.command(rich_help_panel=KEEP)(loads.load)
+app.add_typer(loads.app, name="loads", rich_help_panel=KEEP)
 app.command(rich_help_panel=KEEP)(keeping.free)
 app.command(rich_help_panel=KEEP)(keeping.pin)
 app.command(rich_help_panel=KEEP)(keeping.unpin)

@@ -43,6 +43,7 @@ def up(  # noqa: PLR0913, PLR0917  # each parameter is an option of the command 
     mem: Annotated[
         str | None, typer.Option(help="memory for blocks, all workers together (unset: 25% of what the cgroup grants)")
     ] = None,
+    load: Annotated[bool, typer.Option("--load", help="fill the cache first, as far as it fits")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="return when it is ready; 'forebay down' ends it")] = (
         False
     ),
@@ -90,7 +91,7 @@ def up(  # noqa: PLR0913, PLR0917  # each parameter is an option of the command 
             environ=_environ(where(context, None)),
             port=port,
         )
-        code = _run(spec, console, command or [])
+        code = _run(spec, console, command or [], load=load)
     if code:
         raise typer.Exit(code)
 
@@ -120,7 +121,7 @@ def _memory(text: str | None) -> int:
         raise ConfigError("--mem", str(e)) from e
 
 
-def _run(spec: ClusterSpec, console: Console, command: list[str]) -> int:
+def _run(spec: ClusterSpec, console: Console, command: list[str], *, load: bool) -> int:
     """Start, show, watch (or run the command), and take down whatever happens; the command's exit code."""
     life.stop_on_signals()
     cluster = LocalCluster(spec)
@@ -134,6 +135,8 @@ def _run(spec: ClusterSpec, console: Console, command: list[str]) -> int:
             cluster.prepare()
             jobs.note(cluster)
             cluster.start()
+        if load:
+            jobs.load_all(cluster, say)
         if command:
             code = jobs.run_command(cluster, command, say)
             jobs.report(cluster, console)

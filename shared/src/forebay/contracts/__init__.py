@@ -1,6 +1,16 @@
 """What travels between the services: frozen records, orjson on the wire, validated when decoded."""
 
 from forebay.contracts.codec import WIRE_VERSION, Record, decode, encode
+from forebay.contracts.loads import (
+    HoldsReply,
+    HoldsRequest,
+    LoadPlan,
+    LoadRequest,
+    LoadShare,
+    LoadsReply,
+    LoadStatus,
+    MissingBlock,
+)
 from forebay.contracts.names import Change, ChangeKind, ChangesReply, SyncReply, SyncRequest
 from forebay.contracts.records import (
     AnnounceReply,
@@ -54,12 +64,20 @@ __all__ = [
     "ErrorReply",
     "FreeReply",
     "FreeRequest",
+    "HoldsReply",
+    "HoldsRequest",
     "Layout",
     "ListReply",
     "ListRequest",
+    "LoadPlan",
+    "LoadRequest",
+    "LoadShare",
+    "LoadStatus",
+    "LoadsReply",
     "LookupReply",
     "LookupRequest",
     "Member",
+    "MissingBlock",
     "Mount",
     "MountRequest",
     "MountsReply",
