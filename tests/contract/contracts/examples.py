@@ -16,6 +16,7 @@ from forebay.contracts import (
     Change,
     ChangesReply,
     ClusterMap,
+    ConsistencyRule,
     DrainReply,
     DrainRequest,
     Entry,
@@ -139,6 +140,7 @@ LOAD_STATUS = LoadStatus(
 )
 
 EXAMPLES: tuple[Record, ...] = (
+    ConsistencyRule(prefix="train", max_age_s=None),
     ErrorReply(
         code="not_found", message="no such path", details={"path": "/x", "n": 1, "f": 0.5, "b": True, "none": None},
         retryable=True, trace_id=HEX,

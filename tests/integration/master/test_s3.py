@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
+import orjson
 import pytest
 
 from forebay.contracts import UfsOptions
 from forebay.errors import ConfigError, NotFound
 from forebay.testing import run
-from forebay.testing.s3 import AwkwardS3, S3Server, credentials_env
+from forebay.testing.s3 import READER, AwkwardS3, S3Server, credentials_env
 from forebay.ufs import UfsUri
 from tests.contract.master.kit import service, settings
 
@@ -64,6 +66,37 @@ def test_a_bucket_of_more_than_a_page_is_listed_looked_up_and_seen_changing(
                 await s.lookup("/m/train-2/a")
 
     run(main(), watchdog_s=90)
+
+
+def test_adding_a_mount_says_which_of_four_things_is_wrong(
+    tmp_path: Path, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3_server.make_bucket("master-four")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        silent = f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+    async def add(bucket: str, endpoint: str) -> tuple[int, object, str]:
+        async with service(settings(tmp_path, [], [f"s3://{bucket}@{endpoint}"])) as s:
+            chosen = {"endpoint": endpoint, "path_style": True, "region": "us-east-1"}
+            reply = await s.send("POST", "/v1/mounts", {"path": "/m", "ufs_uri": f"s3://{bucket}", "options": chosen})
+            answer = orjson.loads(reply.body)
+            assert (await s.mounts()).mounts == ()
+            return reply.status, answer["details"].get("reason"), answer["message"]
+
+    bucket, endpoint = run(add("master-no-such", s3_server.endpoint)), run(add("master-four", silent))
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another-secret-than-the-right-one")
+    credentials = run(add("master-four", s3_server.endpoint))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", READER.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", READER.secret_key)
+    permission = run(add("master-four", s3_server.endpoint))
+    assert [each[:2] for each in (bucket, endpoint, credentials, permission)] == [
+        (404, "bucket"),
+        (503, "endpoint"),
+        (502, "credentials"),
+        (502, "permission"),
+    ]
+    assert len({each[2] for each in (bucket, endpoint, credentials, permission)}) == 4
 
 
 def test_sources_that_are_missing_or_denied_are_settings_that_cannot_work(

@@ -103,6 +103,10 @@ class Kit:
         mount, _ = await self.mounts.mount(MountRequest(path=path, ufs_uri=uri, max_age_s=max_age_s))
         return mount
 
+    def add_store(self, uri: str) -> ListedUfs:
+        """One more under store."""
+        return self.stores.setdefault(uri, ListedUfs(uri=uri))
+
     async def page(self, path: str, token: str | None = None, limit: int = 10_000) -> ListReply:
         """One page of a directory."""
         request = ListRequest(path=path, page_token=token, limit=limit)

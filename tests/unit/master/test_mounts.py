@@ -195,9 +195,9 @@ def test_settings_adopt_the_same_mount_and_do_not_replace_another(tmp_path: Path
             assert k.mounts.table.mounts == (mount,)
             with pytest.raises(Conflict):
                 await k.mounts.unmount(mount.mount_id)
-            await k.mount("/b")
+            await k.mount("/b", "file:///other")
             with pytest.raises(Conflict):
-                await k.mounts.settle([request("/b", "file:///other")])
+                await k.mounts.settle([request("/b")])
 
     run(main())
 

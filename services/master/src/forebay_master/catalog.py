@@ -144,17 +144,18 @@ class Catalog:
     async def _lookup_below(self, place: Place, mount: Mount) -> LookupReply:
         asked_at_s = self._clock()
         directory, name = parent_of(f"/{place.key}").lstrip("/"), name_of(place.key)
-        known, source = await self._know(mount, directory, name, freshness.needed_since(asked_at_s, mount.max_age_s))
+        max_age_s = freshness.max_age_of(mount, place.key)
+        known, source = await self._know(mount, directory, name, freshness.needed_since(asked_at_s, max_age_s))
         now_s = self._clock()
         if not known.rows:
-            valid_s = freshness.negative_valid_s(known.synced_at_s, mount.max_age_s, now_s)
+            valid_s = freshness.negative_valid_s(known.synced_at_s, max_age_s, now_s)
             raise self._missing(place.path, known.synced_at_s, valid_s)
         self._meters.lookups.add(1, source)
         return LookupReply(
             entry=Origin.of(mount, directory).entry(known.rows[0]),
             mount_id=mount.mount_id,
             synced_at_s=known.synced_at_s,
-            valid_s=freshness.valid_s(known.synced_at_s, mount.max_age_s, now_s),
+            valid_s=freshness.valid_s(known.synced_at_s, max_age_s, now_s),
         )
 
     async def _know(self, mount: Mount, directory: str, name: str, since_s: float) -> tuple[Known, str]:
@@ -172,9 +173,10 @@ class Catalog:
 
     async def _list_mounted(self, asked: PageRequest, mount: Mount) -> bytes:
         asked_at_s = self._clock()
-        since_s = freshness.needed_since(asked_at_s, mount.max_age_s)
+        max_age_s = freshness.listing_age_of(mount, asked.place.key)
+        since_s = freshness.needed_since(asked_at_s, max_age_s)
         if asked.cursor is not None:
-            since_s = freshness.needed_to_continue(asked_at_s, mount.max_age_s, asked.cursor.begun_with_s)
+            since_s = freshness.needed_to_continue(asked_at_s, max_age_s, asked.cursor.begun_with_s)
         source = "store"
         for _ in range(SYNC_ROUNDS_MAX):
             page = await self._database.read(partial(self._read_page, asked=asked, mount=mount, since_s=since_s))

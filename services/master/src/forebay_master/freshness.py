@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 
+from forebay.contracts import Mount
+
 CLOCK_STEP_S = 1.0
 """An answer from further in the future means that the clock was set back: it is not believed."""
 
@@ -20,6 +22,21 @@ NAMESPACE_VALID_S = 30.0
 
 NEGATIVE_VALID_S = 30.0
 """How long clients may keep a "not found", on immutable mounts too: data may still be on its way."""
+
+
+def max_age_of(mount: Mount, key: str) -> float | None:
+    """The consistency class of ``key``: that of the longest rule whose prefix it is at or below, else the mount's."""
+    inside = [rule for rule in mount.rules if f"{key}/".startswith(f"{rule.prefix}/")]
+    return max(inside, key=lambda rule: len(rule.prefix)).max_age_s if inside else mount.max_age_s
+
+
+def listing_age_of(mount: Mount, directory: str) -> float | None:
+    """The consistency class of the listing of ``directory``: the strictest among its own and those of names in it that
+    have a rule of their own, for all travel together."""
+    own = max_age_of(mount, directory)
+    inside = [rule.max_age_s for rule in mount.rules if rule.prefix.rpartition("/")[0] == directory]
+    ages = [age for age in (own, *inside) if age is not None]
+    return min(ages, default=None)
 
 
 def needed_since(asked_at_s: float, max_age_s: float | None) -> float:

@@ -24,7 +24,7 @@ from forebay.contracts import (
 from forebay.contracts.names import CHANGES_PATH, SYNC_PATH
 from forebay.discovery.routes import parse_wait
 from forebay.errors import NotReady
-from forebay.transport.app import read_record, record_response, require_admin, require_role
+from forebay.transport.app import read_json, read_record, record_response, require_admin, require_role
 from forebay.transport.openapi import WAITING, operation
 from forebay_master.catalog import Catalog
 from forebay_master.changes import Feed
@@ -52,6 +52,7 @@ class MasterRoutes:
         app.router.add_post("/v1/tickets", self.ticket)
         app.router.add_get("/v1/mounts", self.show_mounts)
         app.router.add_post("/v1/mounts", self.mount)
+        app.router.add_patch("/v1/mounts/{mount_id}", self.change_mount)
         app.router.add_delete("/v1/mounts/{mount_id}", self.unmount)
 
     @operation(takes=LookupRequest, gives=LookupReply)
@@ -107,6 +108,14 @@ class MasterRoutes:
         self._check_open()
         mount, is_new = await self.mounts.mount(asked)
         return record_response(mount, status=201 if is_new else 200)
+
+    @operation(gives=Mount, is_admin=True)
+    async def change_mount(self, request: web.Request) -> web.Response:
+        """Changes options of a mount, given as a JSON object of them; the mount as it is now."""
+        require_admin(request)
+        changes = await read_json(request)
+        self._check_open()
+        return record_response(await self.mounts.change(request.match_info["mount_id"], changes))
 
     @operation(gives=Mount, is_admin=True)
     async def unmount(self, request: web.Request) -> web.Response:

@@ -15,8 +15,9 @@ import msgspec
 from forebay.contracts import Mount, MountRequest, MountsReply
 from forebay.errors import Conflict, ForebayError, NotFound, NotReady, Overloaded
 from forebay.runtime import Deadline, Supervisor, logs
-from forebay.ufs import UfsUri, check_listable
+from forebay.ufs import UfsFile, UfsUri, check_key, check_listable, explained
 from forebay_master.flights import to_the_end
+from forebay_master.mount_rules import changed_request, check_new
 from forebay_master.mount_store import MountStore
 from forebay_master.namespace import MountTable, mount_id_of, normalise
 from forebay_master.records import MountOrigin
@@ -114,18 +115,29 @@ class Mounts:
         Raises:
             InvalidRequest: no normal path, no source address, or options that this master cannot serve.
             PermissionDenied: below no allowed root. NotFound, UfsDenied, UfsUnavailable: the source is missing, may
-                not be listed, does not answer. Conflict: the path is taken. TooLarge: the table is full.
-            NotLeader: another master makes changes.
+                not be listed, does not answer. Conflict: see ``mount_rules.check_new``; or an outer mount has
+                something there already (``not_empty``). TooLarge: the table is full. NotLeader: another master makes
+                changes.
         """
         self._store.check()
         wanted = canonical(request)
         standing = self.table.at(wanted.path)
         if standing is not None and _is_as_wanted(standing, wanted):
             return standing, False
-        if standing is not None:
-            raise Conflict("something else is mounted there", path=wanted.path, mount_id=standing.mount_id)
+        check_new(self.table, wanted)
         await self.probe(wanted)
+        await self._check_empty(wanted)
         return await to_the_end(self._supervisor, "mount", partial(self._mount, wanted))
+
+    async def change(self, mount_id: str, changes: object) -> Mount:
+        """Changes options of a mount (a JSON object of them); it is a new generation then.
+
+        Raises:
+            InvalidRequest: see ``mount_rules.changed_request``. NotFound: there is no such mount. Conflict: the
+                settings give it; a restart would change it back.
+        """
+        self._store.check()
+        return await to_the_end(self._supervisor, "change", partial(self._change, mount_id, changes))
 
     async def unmount(self, mount_id: str) -> Mount:
         """Removes a mount by a call.
@@ -154,8 +166,9 @@ class Mounts:
     async def probe(self, request: MountRequest) -> None:
         """Whether the source is allowed, there, and may be listed. Raises as ``mount`` does."""
         uri = UfsUri.parse(request.ufs_uri)
-        async with Deadline.after(PROBE_S).timeout(), self._sources.probe(uri, request.options) as ufs:
-            await check_listable(ufs)
+        with explained(uri, request.options):
+            async with Deadline.after(PROBE_S).timeout(), self._sources.probe(uri, request.options) as ufs:
+                await check_listable(ufs)
 
     def knows(self, request: MountRequest) -> bool:
         """Whether exactly this is mounted already."""
@@ -178,17 +191,51 @@ class Mounts:
             standing = self.table.at(wanted.path)
             if standing is not None and _is_as_wanted(standing, wanted):
                 return standing, False
+            check_new(self.table, wanted)
             return await self._put(wanted, "api"), True
 
     async def _unmount(self, mount_id: str) -> Mount:
         async with self._changing:
-            mount = next((mount for mount in self.table.mounts if mount.mount_id == mount_id), None)
-            if mount is None:
-                raise NotFound("no such mount", mount_id=mount_id)
-            if self._origins[mount_id] == "settings":
-                raise Conflict("the master's settings give this mount; change them", mount_id=mount_id)
+            mount = self._changeable(mount_id)
             await self._remove(mount)
             return mount
+
+    async def _change(self, mount_id: str, changes: object) -> Mount:
+        async with self._changing:
+            mount = self._changeable(mount_id)
+            wanted = changed_request(mount, changes)
+            if _is_as_wanted(mount, wanted):
+                return mount
+            return await self._put(wanted, "api", instead_of=mount)
+
+    def _changeable(self, mount_id: str) -> Mount:
+        mount = next((mount for mount in self.table.mounts if mount.mount_id == mount_id), None)
+        if mount is None:
+            raise NotFound("no such mount", mount_id=mount_id)
+        if self._origins[mount_id] == "settings":
+            raise Conflict(
+                "the master's settings give this mount; change them", reason="of_settings", mount_id=mount_id
+            )
+        return mount
+
+    async def _check_empty(self, wanted: MountRequest) -> None:
+        """A mount hides what an outer one has under its name, so there must be nothing but an empty directory."""
+        place = self.table.place(wanted.path)
+        if place.mount is None or place.is_given:
+            return
+        try:
+            async with Deadline.after(PROBE_S).timeout(), self._sources.use(place.mount) as ufs:
+                found = await ufs.stat(place.key)
+                is_free = not isinstance(found, UfsFile) and not (await ufs.list_page(place.key, limit=1)).entries
+        except NotFound:
+            return
+        if not is_free:
+            raise Conflict(
+                f"{place.mount.path} has a file or a folder with names there, which the mount would hide",
+                reason="not_empty",
+                path=wanted.path,
+                mount_id=place.mount.mount_id,
+            )
 
     async def _settle_one(self, request: MountRequest) -> None:
         standing = self.table.at(request.path)
@@ -252,6 +299,8 @@ def canonical(request: MountRequest) -> MountRequest:
     """
     uri = UfsUri.parse(request.ufs_uri)
     uri.ufs_id(request.options)  # reads the endpoint
+    for rule in request.rules:
+        check_key(rule.prefix)
     return msgspec.structs.replace(request, path=normalise(request.path), ufs_uri=str(uri))
 
 
@@ -269,6 +318,7 @@ def _mount(request: MountRequest, mount_id: str, generation: int) -> Mount:
         pin=request.pin,
         ttl_s=request.ttl_s,
         quota_bytes=request.quota_bytes,
+        rules=request.rules,
     )
 
 

@@ -45,7 +45,7 @@ def build_page(request: PageRequest, rows: Sequence[Row], *, synced_at_s: float,
     more = len(entries) > request.limit
     page = entries[: request.limit]
     begun_with_s = request.cursor.begun_with_s if request.cursor else synced_at_s
-    max_age_s = mount.max_age_s if mount else freshness.NAMESPACE_VALID_S
+    max_age_s = freshness.listing_age_of(mount, request.place.key) if mount else freshness.NAMESPACE_VALID_S
     return ListReply(
         entries=tuple(page),
         mount_id=mount.mount_id if mount else None,

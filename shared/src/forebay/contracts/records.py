@@ -126,10 +126,22 @@ class UfsOptions(Record, frozen=True):
     anonymous: bool = False
 
 
+class ConsistencyRule(Record, frozen=True):
+    """The consistency class of what is below ``prefix`` (a key below the mount, by whole parts): ``max_age_s`` as
+    a mount's."""
+
+    prefix: PathText
+    max_age_s: Annotated[float, Meta(ge=0)] | None
+
+
+Rules = Annotated[tuple[ConsistencyRule, ...], Meta(max_length=100)]
+
+
 class Mount(Record, frozen=True):
     """An under-store prefix bound in the namespace. ``path`` is absolute, without a trailing slash ("/" is the root).
 
-    ``max_age_s`` is the consistency class: ``None`` is immutable, 0 is always, else seconds. What workers keep of it:
+    ``max_age_s`` is the consistency class: ``None`` is immutable, 0 is always, else seconds; of the ``rules`` whose
+    prefix a name is at or below, the longest beats it. What workers keep of it:
     ``pin``: evict nothing; ``ttl_s``: a block not read for that long leaves; ``quota_bytes``: each worker keeps at most
     so much (``None``: no limit).
     """
@@ -147,6 +159,7 @@ class Mount(Record, frozen=True):
     pin: bool = False
     ttl_s: Seconds | None = None
     quota_bytes: Count | None = None
+    rules: Rules = ()
 
 
 class MountRequest(Record, frozen=True):
@@ -161,6 +174,7 @@ class MountRequest(Record, frozen=True):
     pin: bool = False
     ttl_s: Seconds | None = None
     quota_bytes: Count | None = None
+    rules: Rules = ()
 
 
 class MountsReply(Record, frozen=True):

@@ -2,7 +2,7 @@
 
 from forebay.ufs.base import PAGE_NAMES_MAX, Credentials, Ufs, UfsDir, UfsEntry, UfsFile, UfsLimits, UfsPage
 from forebay.ufs.names import check_key, is_file_name
-from forebay.ufs.opening import check_listable, open_ufs
+from forebay.ufs.opening import check_listable, explained, open_ufs
 from forebay.ufs.roots import AllowedRoot, AllowedRoots
 from forebay.ufs.uri import UfsUri, normal_endpoint
 
@@ -20,6 +20,7 @@ __all__ = [
     "UfsUri",
     "check_key",
     "check_listable",
+    "explained",
     "is_file_name",
     "normal_endpoint",
     "open_ufs",

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from forebay.contracts import UfsOptions
-from forebay.errors import ConfigError, NotFound, UfsDenied
+from forebay.errors import ConfigError, DeadlineExceeded, ForebayError, NotFound, UfsDenied, UfsUnavailable
 from forebay.telemetry import Telemetry
 from forebay.ufs.base import LIMITS_DEFAULT, Credentials, Ufs, UfsLimits
 from forebay.ufs.posix import PosixUfs
 from forebay.ufs.uri import UfsUri
+
+CREDENTIAL_CODES = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
+)
+"""What an S3 server says of keys; what else it denies it denies to their owner."""
 
 
 async def open_ufs(
@@ -48,12 +55,37 @@ async def check_listable(ufs: Ufs) -> None:
         UfsUnavailable: nobody answered; the source may be right.
         UfsError: it answered what it should not, as from another region; the message says what to set.
     """
+    await ufs.list_page("", limit=1)
+
+
+@contextmanager
+def explained(uri: UfsUri, options: UfsOptions) -> Iterator[None]:
+    """Around opening and listing a source that is to be mounted: an error says which of the four is wrong:
+    ``details["reason"]`` is ``credentials``, ``endpoint``, ``bucket`` (or ``folder``) or ``permission``."""
     try:
-        await ufs.list_page("", limit=1)
-    except NotFound as e:
-        raise NotFound(f"the source {ufs.uri} does not exist or is no folder", **e.details) from e
-    except UfsDenied as e:
-        raise UfsDenied(f"the source {ufs.uri} may not be listed: {e.message}", **e.details) from e
+        yield
+    except (NotFound, UfsDenied, UfsUnavailable, DeadlineExceeded) as e:
+        reason, message = _diagnosis(uri, options, e)
+        raise type(e)(message, **{**e.details, "reason": reason}) from e
+
+
+def _diagnosis(uri: UfsUri, options: UfsOptions, error: ForebayError) -> tuple[str, str]:
+    code = str(error.details.get("s3_code") or "")
+    if isinstance(error, NotFound):
+        if code == "NoSuchBucket":
+            return "bucket", f"there is no bucket {uri.root}{_at(options)}"
+        return "folder", f"the source {uri} does not exist or is no folder"
+    if not isinstance(error, UfsDenied):
+        where = f"the endpoint{_at(options)}" if uri.scheme == "s3" else f"the source {uri}"
+        return "endpoint", f"{where} does not answer: {error.message}"
+    is_about_us = uri.scheme == "s3" and ("s3_code" not in error.details or code in CREDENTIAL_CODES)
+    if is_about_us:
+        return "credentials", f"the credentials of profile {options.profile} do not work{_at(options)}: {error.message}"
+    return "permission", f"the source {uri} may not be listed by profile {options.profile}: {error.message}"
+
+
+def _at(options: UfsOptions) -> str:
+    return f" {options.endpoint}" if options.endpoint else ""
 
 
 def _load_s3() -> None:
