@@ -12,11 +12,15 @@ import orjson
 from forebay.contracts import (
     AnnounceReply,
     AnnounceRequest,
+    BatchItem,
+    BatchReply,
+    BatchRequest,
     BlockTarget,
     Change,
     ChangesReply,
     ClusterMap,
     ConsistencyRule,
+    DirectoryPage,
     DrainReply,
     DrainRequest,
     Entry,
@@ -53,6 +57,8 @@ from forebay.contracts import (
     Touch,
     TouchReply,
     TouchRequest,
+    TreeReply,
+    TreeRequest,
     UfsOptions,
     WeightReply,
     WeightRequest,
@@ -138,9 +144,18 @@ LOAD_STATUS = LoadStatus(
     missing=(MISSING,),
     message="1 block is missing",
 )
+PAGE = DirectoryPage(
+    path="/imagenet", entries=(FILE, FOLDER), mount_id="m1", synced_at_s=1.5, valid_s=30.0, is_first=True, is_last=False
+)
 
 EXAMPLES: tuple[Record, ...] = (
     ConsistencyRule(prefix="train", max_age_s=None),
+    TreeRequest(path="/imagenet", depth=3, start="train", page_token="YQ", limit=100),
+    PAGE,
+    TreeReply(directories=(PAGE,), next_page_token="YQ"),
+    BatchRequest(paths=("/imagenet/a", "/imagenet/b")),
+    BatchItem(reply=LookupReply(entry=FILE, mount_id="m1", synced_at_s=1.5, valid_s=None)),
+    BatchReply(items=(BatchItem(error=ErrorReply(code="not_found", message="no")),)),
     ErrorReply(
         code="not_found", message="no such path", details={"path": "/x", "n": 1, "f": 0.5, "b": True, "none": None},
         retryable=True, trace_id=HEX,

@@ -15,6 +15,7 @@ from forebay.testing import run
 from tests.contract.master.kit import service, settings
 
 LOOKUP, LIST, TICKETS, MOUNTS = "/v1/lookup", "/v1/list", "/v1/tickets", "/v1/mounts"
+TREE, BATCH, SYNC = "/v1/tree", "/v1/files:batch", "/v1/sync"
 OK_MOUNT: dict[str, Any] = {"path": "/new", "ufs_uri": "file:///etc"}
 
 
@@ -56,6 +57,28 @@ BAD_BODIES: list[tuple[str, bytes | dict[str, Any], int, str]] = [
     (LIST, {"path": "/m", "page_token": ""}, 400, "invalid_request"),
     (LIST, {"path": "/m", "page_token": "A" * 9000}, 400, "invalid_request"),
     (LIST, {"path": "/m/d/a"}, 404, "not_found"),
+    (TREE, {"path": "/m/.."}, 400, "invalid_request"),
+    (TREE, {"path": "/m\0"}, 400, "invalid_request"),
+    (TREE, {"path": "/" + "n" * 5000}, 400, "invalid_request"),
+    (TREE, b'{"path": "/m/\xff"}', 400, "invalid_request"),
+    (TREE, {"path": "/m", "depth": -1}, 400, "invalid_request"),
+    (TREE, {"path": "/m", "page_token": "garbage"}, 400, "invalid_request"),
+    (TREE, {"path": "/none"}, 404, "not_found"),
+    (TREE, {"path": "/m/none"}, 404, "not_found"),
+    (BATCH, {"paths": ["/m"] * 10_001}, 413, "too_large"),
+    (BATCH, {"paths": ["/m"] * 1001}, 413, "too_large"),
+    (BATCH, {"paths": "/m"}, 400, "invalid_request"),
+    (BATCH, {"paths": ["x" * 5000]}, 400, "invalid_request"),
+    (BATCH, b'["/m"]', 400, "invalid_request"),
+    (SYNC, {"path": "/m/../x"}, 400, "invalid_request"),
+    (SYNC, {"path": "/" + "x" * 5000}, 400, "invalid_request"),
+    (SYNC, {"path": "/unknown"}, 404, "not_found"),
+    (SYNC, b'"/m"', 400, "invalid_request"),
+    (LOOKUP, {"path": "/" + "x" * 5000}, 400, "invalid_request"),
+    (LIST, {"path": "/m/d/.."}, 400, "invalid_request"),
+    (LIST, {"path": "/" + "x" * 5000}, 400, "invalid_request"),
+    (LIST, b'{"path": "/\xff\xfe"}', 400, "invalid_request"),
+    (LIST, {"path": "/unknown"}, 404, "not_found"),
     (TICKETS, {"path": "/", "client_id": "c"}, 404, "not_found"),
     (TICKETS, {"path": "/m", "client_id": ""}, 400, "invalid_request"),
     (TICKETS, {"path": "/m", "client_id": "c" * 256}, 400, "invalid_request"),
@@ -70,6 +93,52 @@ BAD_BODIES: list[tuple[str, bytes | dict[str, Any], int, str]] = [
     (MOUNTS, OK_MOUNT | {"ufs_uri": "http://x"}, 400, "invalid_request"),
     (MOUNTS, OK_MOUNT | {"ufs_uri": "s3://bucket", "options": {"secret": "x"}}, 400, "invalid_request"),
 ]
+
+
+BAD_CALLS: list[tuple[str, str, bytes | dict[str, Any], int, str]] = [
+    ("GET", "/v1/dirs/m/d/..%2F..%2Fx", b"", 400, "invalid_request"),
+    ("GET", "/v1/dirs/m%00", b"", 400, "invalid_request"),
+    ("GET", "/v1/dirs/m?limit=10001", b"", 400, "invalid_request"),
+    ("GET", "/v1/dirs/m?limit=many", b"", 400, "invalid_request"),
+    ("GET", "/v1/dirs/m?surprise=1", b"", 400, "invalid_request"),
+    ("GET", "/v1/dirs/m?depth=1&page_token=garbage", b"", 400, "invalid_request"),
+    ("GET", "/v1/dirs/" + "x" * 5000, b"", 400, "invalid_request"),
+    ("GET", "/v1/dirs/unknown", b"", 404, "not_found"),
+    ("GET", "/v1/mounts/m-unknown/manifest", b"", 404, "not_found"),
+    ("DELETE", "/v1/mounts/m-unknown", b"", 404, "not_found"),
+    ("PATCH", "/v1/mounts/m-unknown", b"{}", 404, "not_found"),
+    ("PATCH", "/v1/mounts/m-unknown", b"[]", 404, "not_found"),
+    ("PATCH", "/v1/mounts/m-unknown", b"no json", 400, "invalid_request"),
+]
+
+
+def test_a_bad_call_is_refused_with_its_code_and_leaves_nothing(tmp_path: Path, data: Path) -> None:
+    async def main() -> None:
+        async with service(settings(tmp_path, [f"/m=file://{data}"])) as s:
+            before = await s.mounts()
+            for method, path, body, status, code in BAD_CALLS:
+                assert await s.refused(method, path, body) == (status, code), (method, path, body)
+            assert await s.mounts() == before
+            assert len(await s.entries("/m")) == 1
+
+    run(main())
+
+
+def test_a_page_token_of_another_directory_or_tree_is_refused(tmp_path: Path, data: Path) -> None:
+    async def main() -> None:
+        async with service(settings(tmp_path, [f"/m=file://{data}"])) as s:
+            token = (await s.page("/m/d", limit=1)).next_page_token
+            tree = orjson.loads((await s.send("POST", TREE, {"path": "/m", "limit": 2})).body)["next_page_token"]
+            for path, body in (
+                (LIST, {"path": "/m", "page_token": token}),
+                (LIST, {"path": "/m/d", "page_token": tree}),
+                (TREE, {"path": "/m/d", "page_token": tree}),
+                (TREE, {"path": "/m", "page_token": token}),
+                (TREE, {"path": "/m", "depth": 1, "page_token": tree}),
+            ):
+                assert await s.refused("POST", path, body) == (400, "invalid_request"), body
+
+    run(main())
 
 
 def test_a_bad_request_is_refused_with_its_code_and_leaves_nothing(tmp_path: Path, data: Path) -> None:

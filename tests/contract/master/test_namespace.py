@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import os
 import threading
 import time
@@ -330,5 +331,63 @@ def test_changes_are_told_over_the_wire_and_a_client_asks_anew(tmp_path: Path) -
                 assert (await client.changes("0123456789abcdef-1", 20)).reset
             assert await s.refused("GET", "/v1/changes?after=nonsense") == (400, "invalid_request")
             assert await s.refused("POST", "/v1/sync", {"path": "/m/none"}) == (404, "not_found")
+
+    run(main())
+
+
+def test_a_walk_over_many_directories_takes_few_calls_and_a_second_none(tmp_path: Path) -> None:
+    async def main() -> None:
+        for directory in range(60):
+            (tmp_path / "data" / f"{directory:02}").mkdir(parents=True)
+            for number in range(20):
+                (tmp_path / "data" / f"{directory:02}" / f"{number}").touch()
+        async with service(settings(tmp_path, [f"/m=file://{tmp_path}/data"])) as s:
+            options = ClientOptions(registry=f"http://{s.address}", cluster_id="test", client_id="tester")
+            async with Client(options, quiet()) as client:
+                pages = s.master.meters.lists
+                for _ in range(2):
+                    tops = [entry.name async for entry in client.list("/m")]
+                    found = [[entry.name async for entry in client.list(f"/m/{top}")] for top in tops]
+                    assert [len(names) for names in found] == [20] * 60
+                    assert await client.lookup("/m/59/19")
+                assert pages.value("ufs") + pages.value("store") == 2
+                assert s.master.meters.trees.value("done") <= 6
+                many = await client.lookup_many(["/m/00/1", "/m/none"])
+                assert [item.reply is not None for item in many] == [True, False]
+            async with Client(options, quiet()) as client:
+                assert await client.load_names("/m") == 60 * 21
+                asked = s.master.meters.trees.value("done")
+                assert len([entry async for entry in client.list("/m/30")]) == 20
+                await client.lookup("/m/30/7")
+                assert s.master.meters.trees.value("done") == asked
+                assert pages.value("ufs") + pages.value("store") == 2
+
+    run(main())
+
+
+def test_a_manifest_is_streamed_resumed_and_compressed_if_asked(tmp_path: Path, data: Path) -> None:
+    async def main() -> None:
+        for number in range(500):
+            (data / f"file-{number}").touch()
+        async with service(settings(tmp_path, [f"/m=file://{data}"])) as s:
+            (mount,) = (await s.mounts()).mounts
+            path = f"/v1/mounts/{mount.mount_id}/manifest"
+            plain = await s.send("GET", path)
+            (line,) = plain.body.splitlines()
+            names = [entry["name"] for page in orjson.loads(line)["directories"] for entry in page["entries"]]
+            assert {"train", "a.bin", "file-499"} <= set(names)
+            packed = await s.send("GET", path, headers={"accept-encoding": "gzip"})
+            again = gzip.decompress(packed.body)
+            assert [e["name"] for p in orjson.loads(again)["directories"] for e in p["entries"]] == names
+            assert len(packed.body) * 4 < len(plain.body)
+            first = orjson.loads((await s.send("GET", "/v1/dirs/m?depth=5&limit=100")).body)
+            token = first["next_page_token"]
+            rest = orjson.loads((await s.send("GET", f"/v1/dirs/m?depth=5&page_token={token}")).body)
+            parts = [e["name"] for reply in (first, rest) for p in reply["directories"] for e in p["entries"]]
+            assert parts == names
+            page = await s.send("GET", "/v1/dirs/m?limit=2", headers={"accept-encoding": "gzip"})
+            assert [e["name"] for e in orjson.loads(page.body)["entries"]] == ["file-0", "file-1"]
+            large = await s.send("GET", "/v1/dirs/m", headers={"accept-encoding": "br, gzip;q=0.5"})
+            assert len(orjson.loads(gzip.decompress(large.body))["entries"]) == 502
 
     run(main())

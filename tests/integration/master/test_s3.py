@@ -92,7 +92,7 @@ def test_adding_a_mount_says_which_of_four_things_is_wrong(
     permission = run(add("master-four", s3_server.endpoint))
     assert [each[:2] for each in (bucket, endpoint, credentials, permission)] == [
         (404, "bucket"),
-        (503, "endpoint"),
+        (502, "endpoint"),
         (502, "credentials"),
         (502, "permission"),
     ]

@@ -23,6 +23,7 @@ from forebay_master.observe import Meters
 from forebay_master.sources import Sources
 from forebay_master.stats import StatLimits, Stats
 from forebay_master.syncs import SyncLimits, Syncs
+from forebay_master.trees import Trees
 
 ROOT = "file:///memory"
 ALLOWED = (ROOT, "file:///other")
@@ -91,6 +92,7 @@ class Kit:
     supervisor: Supervisor
     stores: dict[str, ListedUfs]
     feed: Feed
+    trees: Trees
     opened: list[ListedUfs] = field(default_factory=list)
 
     @property
@@ -170,7 +172,10 @@ async def kit(
         )
         await mounts.load()
         catalog = Catalog(lambda: mounts.table, database, syncs, stats, meters, clock=clock, feed=feed)
-        parts = Kit(clock, database, sources, syncs, stats, mounts, catalog, metrics, supervisor, stores, feed, opened)
+        trees = Trees(lambda: mounts.table, database, syncs, catalog, meters, clock=clock)
+        parts = Kit(
+            clock, database, sources, syncs, stats, mounts, catalog, metrics, supervisor, stores, feed, trees, opened
+        )
         yield parts
         await parts.settled()
         mounts.validate()

@@ -75,7 +75,16 @@ def test_options_are_changed_and_the_source_is_not(tmp_path: Path) -> None:
             assert await k.mounts.change(first.mount_id, {"replicas": 2}) == changed
             assert await k.names("/m") == ["a"]
             revision = k.mounts.revision
-            for bad in ({"ufs_uri": OTHER}, {"path": "/n"}, {"replicas": 0}, {"replicas": "2"}, [], "x", {"what": 1}):
+            wrong: tuple[object, ...] = (
+                {"ufs_uri": OTHER},
+                {"path": "/n"},
+                {"replicas": 0},
+                {"replicas": "2"},
+                [],
+                "x",
+                {"what": 1},
+            )
+            for bad in wrong:
                 with pytest.raises(InvalidRequest):
                     await k.mounts.change(first.mount_id, bad)
             with pytest.raises(NotFound):

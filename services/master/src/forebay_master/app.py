@@ -77,6 +77,7 @@ from forebay_master.stats import Stats
 from forebay_master.status import MasterStatus
 from forebay_master.syncs import Syncs
 from forebay_master.ticketing import TicketOffice
+from forebay_master.trees import Trees
 from forebay_master.znode_mounts import ZnodeMountStore
 
 SERVICE = "forebay-master"
@@ -196,6 +197,7 @@ class Master:
         self.catalog = Catalog(
             lambda: self.mounts.table, self.database, self.syncs, self.stats, meters, clock=time.time, feed=self.feed
         )
+        self.trees = Trees(lambda: self.mounts.table, self.database, self.syncs, self.catalog, meters, clock=time.time)
         self.tickets = TicketOffice(
             lambda: self.mounts.table,
             self.sources,
@@ -267,7 +269,7 @@ class Master:
             admin_token=prepared.admin_token,
             tls=prepared.tls,
         )
-        MasterRoutes(self.catalog, self.mounts, self.tickets, self.feed, lambda: self._is_open).add_to(app)
+        MasterRoutes(self.catalog, self.mounts, self.trees, self.tickets, self.feed, lambda: self._is_open).add_to(app)
         LoadRoutes(self.loads, lambda: self._is_open).add_to(app)
         if self.hub is not None:
             add_registry_routes(app, self.hub, keys=prepared.ring)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
 from forebay.contracts import ListRequest, LookupReply, Mount, SyncReply, SyncRequest, encode
-from forebay.errors import NotFound, Overloaded
+from forebay.errors import InvalidRequest, NotFound, Overloaded
 from forebay_master import freshness, listings
 from forebay_master.changes import Feed
 from forebay_master.database import Database
@@ -77,6 +77,44 @@ class Catalog:
             if place.mount is None:
                 raise self._missing(place.path, self._clock(), freshness.NAMESPACE_VALID_S)
             return await self._lookup_below(place, place.mount)
+
+    async def known(self, paths: Sequence[str]) -> dict[str, LookupReply]:
+        """Replies for those of ``paths`` that the store or the mount table can answer, in one read."""
+        table, asked_at_s = self._table(), self._clock()
+        given, below = {}, {}
+        for path in paths:
+            try:
+                place = table.place(normalise(path))
+            except InvalidRequest:
+                continue  # said by the lookup of that path
+            if place.is_given:
+                given[path] = self._given(place)
+            elif place.mount is not None:
+                below[path] = (place, place.mount)
+        return given | await self._database.read(partial(self._find_all, below=below, asked_at_s=asked_at_s))
+
+    def _find_all(
+        self, db: sqlite3.Connection, below: Mapping[str, tuple[Place, Mount]], asked_at_s: float
+    ) -> dict[str, LookupReply]:
+        """On a database thread."""
+        found: dict[str, LookupReply] = {}
+        for path, (place, mount) in below.items():
+            directory, name = parent_of(f"/{place.key}").lstrip("/"), name_of(place.key)
+            max_age_s = freshness.max_age_of(mount, place.key)
+            known = listings.find(db, DirectoryName.of(mount, directory), name)
+            since_s, now_s = freshness.needed_since(asked_at_s, max_age_s), self._clock()
+            newer = self._stats.recall(mount, directory, name)
+            if known is None or not known.rows or not freshness.is_good(known.synced_at_s, since_s, now_s):
+                continue
+            if newer is None or newer.synced_at_s <= known.synced_at_s:
+                found[path] = LookupReply(
+                    entry=Origin.of(mount, directory).entry(known.rows[0]),
+                    mount_id=mount.mount_id,
+                    synced_at_s=known.synced_at_s,
+                    valid_s=freshness.valid_s(known.synced_at_s, max_age_s, now_s),
+                )
+        self._meters.lookups.add(len(found), "store")
+        return found
 
     async def list_page(self, request: ListRequest) -> bytes:
         """A page of a directory as an encoded ``ListReply``: building and encoding 10,000 entries is no work for the

@@ -47,6 +47,9 @@ CREATE TABLE inodes (
 ) WITHOUT ROWID;
 """
 
+_DIRECTORIES = "CREATE INDEX IF NOT EXISTS directories ON inodes (listing, name) WHERE kind = 1"
+"""Walks find the next directory among millions of files; earlier files of this version do without."""
+
 T = TypeVar("T")
 
 
@@ -231,6 +234,7 @@ def _create(path: Path) -> None:
             raise ConfigError("state_dir", f"{path} is another program's database")
         elif version != SCHEMA_VERSION:
             raise ConfigError("state_dir", f"{path} has schema version {version}, this master knows {SCHEMA_VERSION}")
+        connection.execute(_DIRECTORIES)
 
 
 @contextmanager

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+import gzip
+from collections.abc import Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 
+import msgspec
 from aiohttp import web
 
 from forebay.contracts import (
+    BatchReply,
+    BatchRequest,
     ChangesReply,
     ListReply,
     ListRequest,
@@ -20,16 +26,28 @@ from forebay.contracts import (
     SyncRequest,
     TicketReply,
     TicketRequest,
+    TreeReply,
+    TreeRequest,
+    encode,
 )
 from forebay.contracts.names import CHANGES_PATH, SYNC_PATH
+from forebay.contracts.tree import BATCH_PATH, TREE_PATH
 from forebay.discovery.routes import parse_wait
-from forebay.errors import NotReady
+from forebay.errors import InvalidRequest, NotReady
 from forebay.transport.app import read_json, read_record, record_response, require_admin, require_role
 from forebay.transport.openapi import WAITING, operation
 from forebay_master.catalog import Catalog
 from forebay_master.changes import Feed
 from forebay_master.mounts import Mounts
 from forebay_master.ticketing import TicketOffice
+from forebay_master.trees import Trees
+
+COMPRESS_BYTES = 16 << 10
+"""Answers from here on are compressed for who asks for it."""
+
+
+PAGED = {"limit": "entries at most", "page_token": "where a page ended", "depth": "levels of directories below"}
+"""The query of a page."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +57,7 @@ class MasterRoutes:
 
     catalog: Catalog
     mounts: Mounts
+    trees: Trees
     tickets: TicketOffice
     feed: Feed
     is_open: Callable[[], bool]
@@ -47,6 +66,10 @@ class MasterRoutes:
         """Adds all routes."""
         app.router.add_post("/v1/lookup", self.lookup)
         app.router.add_post("/v1/list", self.list_page)
+        app.router.add_get("/v1/dirs/{path:.*}", self.directory)
+        app.router.add_post(TREE_PATH, self.tree)
+        app.router.add_post(BATCH_PATH, self.batch)
+        app.router.add_get("/v1/mounts/{mount_id}/manifest", self.manifest)
         app.router.add_post(SYNC_PATH, self.sync)
         app.router.add_get(CHANGES_PATH, self.changes)
         app.router.add_post("/v1/tickets", self.ticket)
@@ -67,7 +90,48 @@ class MasterRoutes:
         """A page of a directory, in byte order of names."""
         asked = await read_record(request, ListRequest)
         self._check_open()
-        return web.Response(body=await self.catalog.list_page(asked), content_type="application/json")
+        return await _bulk(request, await self.catalog.list_page(asked))
+
+    @operation(gives=ListReply, query=PAGED)
+    async def directory(self, request: web.Request) -> web.Response:
+        """A page of a directory; with ``depth`` one that spans directories, as of ``POST /v1/tree``."""
+        asked = directory_request(request.match_info["path"], request.query)
+        self._check_open()
+        page = self.trees.page(asked) if isinstance(asked, TreeRequest) else self.catalog.list_page(asked)
+        return await _bulk(request, await page)
+
+    @operation(takes=TreeRequest, gives=TreeReply)
+    async def tree(self, request: web.Request) -> web.Response:
+        """A page of names below a directory, directory by directory."""
+        asked = await read_record(request, TreeRequest)
+        self._check_open()
+        return await _bulk(request, await self.trees.page(asked))
+
+    @operation(takes=BatchRequest, gives=BatchReply)
+    async def batch(self, request: web.Request) -> web.Response:
+        """Attributes and layouts of up to 1,000 paths."""
+        asked = await read_record(request, BatchRequest)
+        self._check_open()
+        reply = await self.trees.batch(asked)
+        return await _bulk(request, await asyncio.to_thread(encode, reply))
+
+    @operation(gives=TreeReply, media="application/x-ndjson", query={"page_token": "where to go on"})
+    async def manifest(self, request: web.Request) -> web.StreamResponse:
+        """Every name of a mount, one ``TreeReply`` a line. Who was cut off goes on with the last line's
+        ``next_page_token``; that of the last line of all is ``null``."""
+        self._check_open()
+        pages = self.trees.manifest(request.match_info["mount_id"], request.query.get("page_token"))
+        async with aclosing(pages):
+            first = await anext(pages)
+            response = web.StreamResponse(headers={"content-type": "application/x-ndjson"})
+            if is_gzip_asked(request):
+                response.enable_compression(web.ContentCoding.gzip)
+            await response.prepare(request)
+            await response.write(first)
+            async for page in pages:
+                await response.write(page)
+            await response.write_eof()
+        return response
 
     @operation(takes=SyncRequest, gives=SyncReply)
     async def sync(self, request: web.Request) -> web.Response:
@@ -127,3 +191,37 @@ class MasterRoutes:
     def _check_open(self) -> None:
         if not self.is_open():
             raise NotReady("the mounts are not set up yet; try again")
+
+
+def directory_request(path: str, query: Mapping[str, str]) -> ListRequest | TreeRequest:
+    """What ``GET /v1/dirs`` asks for.
+
+    Raises:
+        InvalidRequest: an unknown parameter, or an impossible value.
+    """
+    unknown = set(query) - {"limit", "page_token", "depth"}
+    if unknown:
+        raise InvalidRequest(f"there is no parameter {min(unknown)!r}")
+    fields: dict[str, object] = {"path": f"/{path.lstrip('/')}", **query}
+    try:
+        fields |= {name: int(query[name]) for name in ("limit", "depth") if name in query}
+        if "depth" in query:
+            return msgspec.convert(fields, TreeRequest)
+        return msgspec.convert(fields, ListRequest)
+    except (ValueError, msgspec.ValidationError) as e:
+        raise InvalidRequest(f"a parameter has an impossible value: {e}") from e
+
+
+def is_gzip_asked(request: web.Request) -> bool:
+    """Whether the caller takes gzip."""
+    offered = request.headers.get("accept-encoding", "").lower().replace(" ", "").split(",")
+    return any(each == "gzip" or (each.startswith("gzip;q=") and each != "gzip;q=0") for each in offered)
+
+
+async def _bulk(request: web.Request, body: bytes) -> web.Response:
+    """A long answer, compressed if asked: off the loop, for it is up to 3 MB."""
+    headers = {"vary": "accept-encoding"}
+    if len(body) >= COMPRESS_BYTES and is_gzip_asked(request):
+        body = await asyncio.to_thread(gzip.compress, body, 1)
+        headers["content-encoding"] = "gzip"
+    return web.Response(body=body, content_type="application/json", headers=headers)

@@ -185,6 +185,24 @@ def _current(db: sqlite3.Connection, name: DirectoryName) -> tuple[int, float] |
     return found
 
 
+def next_directory(db: sqlite3.Connection, name: DirectoryName, after: str) -> str | None:
+    """The first directory behind the name ``after`` in a directory; ``None`` too where there is no listing."""
+    found = _current(db, name)
+    if found is None:
+        return None
+    row = db.execute(
+        f"SELECT name FROM inodes WHERE listing = ? AND name > ? AND kind = {DIRECTORY} ORDER BY name LIMIT 1",
+        (found[0], after),
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def synced_at(db: sqlite3.Connection, name: DirectoryName) -> float | None:
+    """When the under store was asked for the current listing, if there is one."""
+    found = _current(db, name)
+    return None if found is None else found[1]
+
+
 def listed_below(db: sqlite3.Connection, name: DirectoryName) -> list[str]:
     """Directories below a directory that have a current listing, in byte order."""
     low, high = (f"{name.directory}/", f"{name.directory}0") if name.directory else ("\0", "\U0010ffff")

@@ -168,7 +168,7 @@ class Mounts:
         uri = UfsUri.parse(request.ufs_uri)
         with explained(uri, request.options):
             async with Deadline.after(PROBE_S).timeout(), self._sources.probe(uri, request.options) as ufs:
-                await check_listable(ufs)
+                await check_listable(ufs, request.options)
 
     def knows(self, request: MountRequest) -> bool:
         """Whether exactly this is mounted already."""

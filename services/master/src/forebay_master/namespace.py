@@ -133,6 +133,11 @@ class MountTable:
         mount, key = self.resolve(path) or (None, "")
         return Place(path, mount, key, self._below.get(path, ()))
 
+    def given_paths(self) -> Iterator[str]:
+        """Every path that is a directory because of mounts, the mount points among them."""
+        yield from self._by_path
+        yield from (path for path in self._below if path not in self._by_path)
+
     def at(self, path: str) -> Mount | None:
         """What is mounted exactly at ``path``."""
         return self._by_path.get(path)

@@ -21,6 +21,9 @@ class Meters:
         self.lists = metrics.counter(
             "forebay_master_lists_total", "Pages of listings by where they came from, or the error code", answers
         )
+        self.trees = metrics.counter(
+            "forebay_master_trees_total", "Pages that span directories: done, or the error code", answers
+        )
         self.entries = metrics.counter("forebay_master_listed_entries_total", "Entries given in pages of listings")
         self.page_seconds = metrics.histogram(
             "forebay_master_page_build_seconds", "Reading and building one page on a database thread"

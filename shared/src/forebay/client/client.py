@@ -19,6 +19,7 @@ from forebay.client.masters import ATTEMPT_S, Masters
 from forebay.client.members import Members
 from forebay.client.metadata import MetadataCache
 from forebay.client.options import ClientOptions
+from forebay.client.pages import PageCache, as_reply
 from forebay.client.readahead import budget_bytes
 from forebay.client.reader import Reader, ReaderParts
 from forebay.client.segments import SegmentTable
@@ -27,6 +28,9 @@ from forebay.client.tasks import Tasks
 from forebay.client.tickets import TicketCache
 from forebay.client.touches import STILL_OPEN_S, Touches
 from forebay.contracts import (
+    BatchItem,
+    BatchReply,
+    BatchRequest,
     ChangesReply,
     ClusterMap,
     Entry,
@@ -40,13 +44,16 @@ from forebay.contracts import (
     TicketReply,
     TicketRequest,
     TouchReply,
+    TreeReply,
+    TreeRequest,
     identity,
 )
 from forebay.contracts.blocks import TOUCH_PATH
 from forebay.contracts.members import master_addresses
 from forebay.contracts.names import CHANGES_PATH, SYNC_PATH
+from forebay.contracts.tree import BATCH_PATH, TREE_PATH
 from forebay.discovery import Registry, open_registry
-from forebay.errors import ForebayError, InvalidRequest, NotFound
+from forebay.errors import ForebayError, InvalidRequest, NotFound, PeerMisbehaved
 from forebay.runtime import Deadline, logs
 from forebay.runtime.cgroup import memory_limit_bytes
 from forebay.runtime.tls import tls_files
@@ -60,6 +67,9 @@ TOUCH_DEADLINE_S = 2.0
 
 CHANGES_WAIT_S = 25.0
 """How long one wait for changes lasts."""
+
+TREE_ATTEMPT_S = 15.0
+"""Time for one master to fill a page that spans directories."""
 
 SYNC_DEADLINE_S = 900.0
 """Time for one call to ask an under store anew."""
@@ -89,6 +99,7 @@ class Client:
             expire_s=options.metadata_cache_s,
             negative_s=options.negative_cache_s,
         )
+        self._pages = PageCache(entries_max=options.metadata_cache_entries, expire_s=options.metadata_cache_s)
         self._touches = Touches()
         self._sockets = LocalSockets(options.short_circuit_dirs if options.short_circuit == "uds" else ())
         self._local = LocalDirs(
@@ -216,10 +227,70 @@ class Client:
     async def list_page(self, path: str, page_token: str | None = None, limit: int = 10_000) -> ListReply:
         """One page of a directory with attributes and layouts; the entries' lookups are answered from it later."""
         path = normal(path)
+        now_s = time.monotonic()
+        held = self._pages.get(path, page_token, limit, now_s)
+        is_walk = page_token is None and self._pages.is_walk(path, limit, now_s)
+        if held is not None:
+            return held
+        if is_walk and (walked := await self._walk(path, limit)) is not None:
+            return walked
         request = ListRequest(path=path, page_token=page_token, limit=limit)
         reply = await self._masters.call("/v1/list", request, ListReply, deadline=self._metadata_deadline())
-        self._metadata.put_page(path, reply, time.monotonic())
+        now_s = time.monotonic()
+        self._metadata.put_page(path, reply, now_s)
+        self._pages.put(path, page_token, limit, reply, now_s)
         return reply
+
+    async def _walk(self, path: str, limit: int) -> ListReply | None:
+        """The listing of ``path`` together with those of the directories after it; ``None`` if it is not whole."""
+        parent, _, name = path.rpartition("/")
+        try:
+            pages = await self.tree_page(TreeRequest(path=parent or "/", start=name, limit=limit))
+        except (InvalidRequest, NotFound):  # other mounts are in the way: the directory alone says what is so
+            return None
+        first = pages.directories[0] if pages.directories else None
+        whole = first is not None and first.path == path and first.is_first and first.is_last
+        return as_reply(first) if first is not None and whole else None
+
+    async def tree_page(self, request: TreeRequest) -> TreeReply:
+        """Names of many directories; whole ones are held, and so are the lookups of all names."""
+        reply = await self._masters.call(
+            TREE_PATH, request, TreeReply, deadline=self._metadata_deadline(), attempt_s=TREE_ATTEMPT_S
+        )
+        now_s = time.monotonic()
+        for page in reply.directories:
+            listed = as_reply(page)
+            self._metadata.put_page(page.path, listed, now_s)
+            if page.is_first and page.is_last:
+                self._pages.put(page.path, None, request.limit, listed, now_s)
+        return reply
+
+    async def load_names(self, path: str) -> int:
+        """Takes in all names below ``path``, as far as the caches hold them; how many there are. On an ``immutable``
+        mount no call for metadata is needed afterwards."""
+        token, count = None, 0
+        while True:
+            reply = await self.tree_page(TreeRequest(path=normal(path), page_token=token))
+            count += sum(len(page.entries) for page in reply.directories)
+            token = reply.next_page_token
+            if token is None:
+                return count
+
+    async def lookup_many(self, paths: Sequence[str]) -> Sequence[BatchItem]:
+        """As ``lookup``, for at most ``BATCH_MAX`` paths in one call: a reply or an error for each, in their order.
+
+        Raises:
+            TooLarge: more than that.
+        """
+        request = BatchRequest(paths=tuple(normal(path) for path in paths))
+        reply = await self._masters.call(BATCH_PATH, request, BatchReply, deadline=self._metadata_deadline())
+        if len(reply.items) != len(paths):
+            raise PeerMisbehaved("the answer to a batch has another length than the batch")
+        now_s = time.monotonic()
+        for path, item in zip(request.paths, reply.items, strict=True):
+            if item.reply is not None:
+                self._metadata.put(path, item.reply, now_s)
+        return reply.items
 
     async def list(self, path: str) -> AsyncIterator[Entry]:
         """All entries of a directory, in byte order of names."""
@@ -250,9 +321,9 @@ class Client:
             attempt_s=longest_s,
         )
         if reply.reset:
-            self._metadata.expire_below("/")
+            self._forget_below("/")
         for change in reply.changes:
-            (self._metadata.expire_below if change.kind == "dir" else self._metadata.expire)(change.path)
+            (self._forget_below if change.kind == "dir" else self.forget)(change.path)
         return reply
 
     async def sync(self, path: str, *, recursive: bool = False, deadline_s: float = SYNC_DEADLINE_S) -> SyncReply:
@@ -266,8 +337,12 @@ class Client:
         reply = await self._masters.call(
             SYNC_PATH, request, SyncReply, deadline=Deadline.after(deadline_s), attempt_s=deadline_s
         )
-        self._metadata.expire_below(path)
+        self._forget_below(path)
         return reply
+
+    def _forget_below(self, path: str) -> None:
+        self._metadata.expire_below(path)
+        self._pages.forget_below(path)
 
     # -- files
 
@@ -324,7 +399,9 @@ class Client:
 
     def forget(self, path: str) -> None:
         """The next lookup of ``path`` asks a master."""
-        self._metadata.expire(normal(path))
+        path = normal(path)
+        self._metadata.expire(path)
+        self._pages.forget(path)
 
     # -- background
 

@@ -49,17 +49,22 @@ from forebay.contracts.records import (
     WithdrawReply,
     WithdrawRequest,
 )
+from forebay.contracts.tree import BatchItem, BatchReply, BatchRequest, DirectoryPage, TreeReply, TreeRequest
 
 __all__ = [
     "WIRE_VERSION",
     "AnnounceReply",
     "AnnounceRequest",
+    "BatchItem",
+    "BatchReply",
+    "BatchRequest",
     "BlockTarget",
     "Change",
     "ChangeKind",
     "ChangesReply",
     "ClusterMap",
     "ConsistencyRule",
+    "DirectoryPage",
     "DrainReply",
     "DrainRequest",
     "Entry",
@@ -96,6 +101,8 @@ __all__ = [
     "Touch",
     "TouchReply",
     "TouchRequest",
+    "TreeReply",
+    "TreeRequest",
     "UfsOptions",
     "WeightReply",
     "WeightRequest",

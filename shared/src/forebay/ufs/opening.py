@@ -14,6 +14,7 @@ from forebay.ufs.base import LIMITS_DEFAULT, Credentials, Ufs, UfsLimits
 from forebay.ufs.posix import PosixUfs
 from forebay.ufs.uri import UfsUri
 
+OPTIONS_DEFAULT = UfsOptions()
 CREDENTIAL_CODES = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
 )
@@ -46,7 +47,7 @@ async def open_ufs(
     return await S3Ufs.open(uri, options, telemetry=telemetry, credentials=credentials, limits=limits)
 
 
-async def check_listable(ufs: Ufs) -> None:
+async def check_listable(ufs: Ufs, options: UfsOptions = OPTIONS_DEFAULT) -> None:
     """Passes if the root of ``ufs`` is there and we may list it: the check before a source is mounted.
 
     Raises:
@@ -55,7 +56,8 @@ async def check_listable(ufs: Ufs) -> None:
         UfsUnavailable: nobody answered; the source may be right.
         UfsError: it answered what it should not, as from another region; the message says what to set.
     """
-    await ufs.list_page("", limit=1)
+    with explained(ufs.uri, options):
+        await ufs.list_page("", limit=1)
 
 
 @contextmanager
@@ -65,6 +67,8 @@ def explained(uri: UfsUri, options: UfsOptions) -> Iterator[None]:
     try:
         yield
     except (NotFound, UfsDenied, UfsUnavailable, DeadlineExceeded) as e:
+        if "reason" in e.details:
+            raise
         reason, message = _diagnosis(uri, options, e)
         raise type(e)(message, **{**e.details, "reason": reason}) from e
 
