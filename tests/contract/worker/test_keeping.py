@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from forebay.contracts.blocks import COPY_HEADER, FREE_PATH, READ_TYPE_HEADER, S
 from forebay.runtime import Deadline
 from forebay.testing import run
 from forebay_worker.app import Worker
+from forebay_worker.policies import POLICIES
 from tests.contract.worker.kit import MIB, Cluster, File, cluster, until
 from tests.unit.worker.kit import content
 
@@ -193,29 +195,36 @@ async def homed(made: Cluster, name: str) -> File:
     raise AssertionError("no such home")
 
 
-def test_copies_in_spare_room_stop_at_the_reserved_bytes_and_evict_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_copies_in_spare_room_stop_at_the_reserved_bytes_and_evict_nothing(tmp_path: Path, policy: str) -> None:
     async def body(made: Cluster) -> None:
         home = await made.add("a", capacity_weight=1.0)
-        entry = await made.add("b", capacity_weight=1.0, policy="lru", tier_dirs=(f"SSD:{tmp_path}/small:8MiB",))
+        entry = await made.add("b", capacity_weight=1.0, policy=policy, tier_dirs=(f"SSD:{tmp_path}/small:8MiB",))
         await patch(made, entry, reserved_bytes=3 * MIB)
         await mapped(made)
-        files: list[File] = []
+        by_home: dict[str, list[File]] = {"a": [], "b": []}
         for number in range(400):
             file = File.write(made.mount, f"f{number}", content(MIB, number))
-            if entry.homes.owners(file.block_id(), 1)[0].member_id == "a":
-                files.append(file)
-            if len(files) == 20:
+            by_home[entry.homes.owners(file.block_id(), 1)[0].member_id].append(file)
+            if len(by_home["a"]) >= 20 and len(by_home["b"]) >= 2:
                 break
+        files, own = by_home["a"][:20], by_home["b"][:2]
+        for file in own:
+            await made.get(entry, file.path())
+            await until(partial(sealed, entry, file))
         # when: the same 20 blocks of another home are read through it, twice
         for file in files * 2:
             reply = await made.get(entry, file.path(), {COPY_HEADER: "spare"})
             assert len(reply.body) == MIB
             await until(lambda: len(entry.filler) == 0)
         # then: it holds what fits beyond the reserved bytes, and nothing was evicted for them
-        assert sum(sealed(entry, file) for file in files) == 5
-        assert entry.metrics.refused.value("reserved") == 30
-        assert sum(entry.metrics.evictions.value("ssd", "lru", cause) for cause in ("room", "ttl", "quota")) == 0
+        assert sum(sealed(entry, file) for file in files) == 3
+        assert entry.metrics.refused.value("reserved") == 34
+        assert all(sealed(entry, file) for file in own)
         assert entry.index.used(0) == 5 * MIB
+        figures = (await made.get(entry, "/metrics")).body.decode()
+        assert "forebay_worker_evictions_total{" not in figures
+        assert "forebay_worker_evicted_bytes_total{" not in figures
         assert all(sealed(home, file) for file in files)
         status, answer = await call(made, entry, "GET", files[0].path())
         assert status == 401, answer
@@ -289,6 +298,24 @@ def test_blocks_are_freed_by_mount_by_path_and_by_idle_time(tmp_path: Path) -> N
         assert (status, answer["freed_blocks"]) == (200, 1)
         status, answer = await call(made, worker, "POST", FREE_PATH, {"idle_s": 0})
         assert (status, answer["freed_blocks"]) == (200, 1)
+
+    with_cluster(tmp_path, body)
+
+
+def test_a_free_by_path_takes_older_versions_along(tmp_path: Path) -> None:
+    async def body(made: Cluster) -> None:
+        worker = await made.add("w1")
+        # given: a file that was replaced since, one that was replaced and read again, and one beside them
+        replaced, again = await cached(made, worker, "train/a", 3 * MIB), await cached(made, worker, "train/b")
+        beside = await cached(made, worker, "val/c")
+        File.write(made.mount, "train/a", b"shorter")
+        newer = File.write(made.mount, "train/b", content(MIB, 77))
+        await made.get(worker, newer.path())
+        await until(lambda: sealed(worker, newer))
+        assert all(sealed(worker, file) for file in (replaced, again, beside))
+        _, answer = await call(made, worker, "POST", FREE_PATH, {"path": "/train"})
+        assert answer["freed_blocks"] == 3
+        assert [sealed(worker, file) for file in (replaced, again, newer, beside)] == [False, False, False, True]
 
     with_cluster(tmp_path, body)
 

@@ -7,16 +7,19 @@ stays, and no ``.blk`` is wrong before the first reader can look.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from tests.contract.worker.shelves import EXTENT, LENGTHS, SYNC_MIN, DirectoryShelf, content, pieces, small
+from forebay_worker.steps import NAMES
+from tests.contract.worker.shelves import EXTENT, LENGTHS, SYNC_MIN, DirectoryShelf, content, pieces, put, small
 
 IDS = [f"{first}{number:030x}" for first in ("aa", "bb") for number in range(3)]
 LENGTH = {name: LENGTHS[number % len(LENGTHS)] for number, name in enumerate(IDS)}
@@ -131,6 +134,10 @@ class CrashMachine(RuleBasedStateMachine):
                 self.shelf.remove(name)
             elif act == "sync":
                 self.shelf._open().sync()
+            elif act == "shorten":
+                log = self.shelf._open().log
+                assert log is not None
+                log.rewrite(frozenset(bytes.fromhex(block) for block in self.sealed))
             return True
         except WorldEnds:
             self.fuse.left = None
@@ -210,15 +217,28 @@ class CrashMachine(RuleBasedStateMachine):
         if self.attempt("", "sync", crash):
             self.durable |= before
 
+    @rule(crash=st.one_of(st.none(), st.integers(0, 1)))
+    def shorten_the_log(self, crash: int | None) -> None:
+        self.attempt("", "shorten", crash)
+
     @rule()
     def killed_at_rest(self) -> None:
         self.restart(None)
 
-    @rule(manner=st.sampled_from(["old", "zeros", "half", "all", "sums"]))
-    def power_lost(self, manner: str) -> None:
+    @rule(
+        manner=st.sampled_from(["old", "zeros", "half", "all", "sums"]),
+        crashes=st.lists(st.integers(0, 3), max_size=2),
+    )
+    def power_lost(self, manner: str, crashes: list[int]) -> None:
+        """Starts after it may be killed as well, one after the other."""
         self.shelf.let_go()
         self.disk.lose_power(manner)
         self.boots += 1
+        for crash in crashes:
+            self.fuse.left = crash
+            with contextlib.suppress(WorldEnds):
+                self.shelf.restart(f"boot-{self.boots}")
+        self.fuse.left = None
         self.shelf.restart(f"boot-{self.boots}")
         assert self.durable <= self.shelf.complete()
         for name, file in self.shelf.files.items():
@@ -238,3 +258,72 @@ class CrashMachine(RuleBasedStateMachine):
 
 TestCrashes = CrashMachine.TestCase
 TestCrashes.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+
+
+class NamedFuse:
+    """Ends the world at one step, the ``times``-th time that it is taken."""
+
+    def __init__(self, name: str, times: int) -> None:
+        self.name = name
+        self.left = times
+        self.is_armed = False
+
+    def __call__(self, name: str) -> None:
+        if self.is_armed and name == self.name:
+            self.left -= 1
+            if self.left == 0:
+                raise WorldEnds(name)
+
+
+def live(shelf: Watched, disk: Disk) -> None:
+    """All that a directory can go through: every step twice at least."""
+    for number, name in enumerate(IDS):
+        put(shelf, name, LENGTH[name])
+        if number % 3 == 2:
+            shelf._open().sync()
+    for name in IDS[:3]:
+        shelf.remove(name)
+    for half in range(2):
+        shorten(shelf)
+        put(shelf, IDS[half], LENGTH[IDS[half]])
+    for boot in ("boot-1", "boot-2"):
+        shelf.let_go()
+        disk.lose_power("all")
+        shelf.restart(boot)
+
+
+def shorten(shelf: Watched) -> None:
+    log = shelf._open().log
+    assert log is not None
+    log.rewrite(frozenset(map(bytes.fromhex, shelf.complete())))
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("step", [name for name in NAMES if not name.startswith("move.")])
+def test_ended_at_any_step_nothing_complete_is_lost_and_nothing_wrong_is_named(
+    tmp_path: Path, step: str, times: int
+) -> None:
+    """Every step by its name, whatever the machine above happened to choose."""
+    disk = Disk(tmp_path)
+    fuse = NamedFuse(step, times)
+    shelf = Watched(tmp_path, small(fuse, fsync=disk.fsync, syncfs=disk.syncfs))
+    fuse.is_armed = True
+    with pytest.raises(WorldEnds, match=step):
+        live(shelf, disk)
+    before = shelf.complete()
+    boot = (tmp_path / "boot").read_text()
+    shelf.restart(boot)
+    if not step.startswith("start."):
+        assert shelf.complete() >= before
+    assert {name: shelf.read(name) for name in before} == {name: content(name, LENGTH[name]) for name in before}
+    assert (shelf.stray(), shelf.scanned.unknown) == (set(), 0)
+    # and it goes on from there
+    shorten(shelf)
+    for name in set(IDS) - shelf.complete() - set(shelf.files):
+        put(shelf, name, LENGTH[name])
+    shelf.restart(boot)
+    assert {name: shelf.read(name) for name in IDS if name not in shelf.files} == {
+        name: content(name, LENGTH[name]) for name in IDS if name not in shelf.files
+    }
+    shelf.let_go()
+    disk.close()

@@ -7,8 +7,9 @@ leave by themselves or by command.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -206,7 +207,22 @@ class Keeping:
             await self._free_held(freed, request, {mounted.mount.mount_id for mounted in whole})
         if inside is not None:
             async for file in self._files(*inside):
-                await self._free(freed, request, list(block_ids(inside[0], file)))
+                await self._free(freed, request, dict.fromkeys(self._blocks_of(inside[0], file)))
+            for policy in self._policies:
+                await self._free(freed, request, policy.first_of(inside[0].mount.mount_id))
+
+    def _blocks_of(self, mounted: Mounted, file: UfsFile) -> Iterator[str]:
+        """Those of the version that is there now, and of the one that was asked for here last."""
+        mount_id, count = mounted.mount.mount_id, 0
+        for block_id in block_ids(mounted, file):
+            yield block_id
+            count += 1
+        for index in itertools.count():
+            known = self._versions.known(mount_id, file.key, index)
+            if known is not None:
+                yield known
+            elif index >= count:
+                return
 
     async def _files(self, mounted: Mounted, key: str) -> AsyncIterator[UfsFile]:
         ufs = await self._pool.get(mounted)

@@ -107,6 +107,12 @@ class Governed:
 
     # -- what leaves by itself
 
+    def first_of(self, dataset: str) -> list[str]:
+        """Blocks of a dataset that go before all others."""
+        slots = self.slots
+        places = ((block, slots.get(block)) for block in self._first)
+        return [block for block, slot in places if slot is not None and slots.dataset_name(slot) == dataset]
+
     def goes_first(self, block: str) -> None:
         """Nobody will want the block any more (an older version of its file): it goes before all others."""
         if block in self._inner and len(self._first) < FIRST_MAX:

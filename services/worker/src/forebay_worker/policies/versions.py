@@ -22,12 +22,19 @@ class Versions:
 
     def seen(self, mount_id: str, key: str, index: int, block: str) -> str | None:
         """A read asks for this block as that piece of the file; the block that was that piece before, if another."""
-        name = f"{index} {mount_id}/{key}".encode("utf-8", "surrogatepass")
-        piece = crc32(name)
-        place = hash_of(name) % len(self._blocks)
-        before = self._blocks[place] if self._pieces[place] == piece else None
+        before = self.known(mount_id, key, index)
+        piece, place = self._at(mount_id, key, index)
         self._blocks[place], self._pieces[place] = block, piece
         return before if before != block else None
+
+    def known(self, mount_id: str, key: str, index: int) -> str | None:
+        """The block last seen as that piece of the file, if it is not forgotten."""
+        piece, place = self._at(mount_id, key, index)
+        return self._blocks[place] if self._pieces[place] == piece else None
+
+    def _at(self, mount_id: str, key: str, index: int) -> tuple[int, int]:
+        name = f"{index} {mount_id}/{key}".encode("utf-8", "surrogatepass")
+        return crc32(name), hash_of(name) % len(self._blocks)
 
 
 def hash_of(name: bytes) -> int:
