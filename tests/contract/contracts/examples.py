@@ -27,6 +27,9 @@ from forebay.contracts import (
     ErrorReply,
     FreeReply,
     FreeRequest,
+    HintedBlock,
+    HintReply,
+    HintRequest,
     HoldsReply,
     HoldsRequest,
     Layout,
@@ -148,6 +151,7 @@ PAGE = DirectoryPage(
     path="/imagenet", entries=(FILE, FOLDER), mount_id="m1", synced_at_s=1.5, valid_s=30.0, is_first=True, is_last=False
 )
 
+HINTED = HintedBlock(block_id=HEX, target=BlockTarget(mount_id="m1", key="a", size=1, fingerprint="f", index=0))
 EXAMPLES: tuple[Record, ...] = (
     ConsistencyRule(prefix="train", max_age_s=None),
     TreeRequest(path="/imagenet", depth=3, start="train", page_token="YQ", limit=100),
@@ -186,6 +190,12 @@ EXAMPLES: tuple[Record, ...] = (
     Touch(block_id=HEX, opens=2, read_bytes=134_217_728),
     TouchRequest(touches=(Touch(block_id=HEX, opens=1, read_bytes=0),)),
     TouchReply(known=1, unknown=2),
+    HINTED,
+    HintRequest(
+        stream="reader:7:0:m1", epoch=3, first=1000,
+        blocks=(HINTED,),
+    ),
+    HintReply(blocks=1001, budget_bytes=536_870_912),
     FreeRequest(mount_id="m1", path="/imagenet/val", idle_s=3600.0, force=True),
     FreeReply(freed_blocks=2, freed_bytes=134_217_728, busy_blocks=1, pinned_blocks=0),
     SettingsReply(settings={"policy": "hold", "reserved_bytes": 0}, since_s={"policy": 1_700_000_000.5}),

@@ -34,7 +34,7 @@ from forebay.transport import HttpClient, HttpServer
 from forebay.transport.app import OPEN_SOCKETS, ServiceInfo, make_app
 from forebay.ufs import AllowedRoots, open_ufs
 from forebay_worker import gauges
-from forebay_worker.access import Gate
+from forebay_worker.access import Asked, Gate
 from forebay_worker.admin import AdminRoutes
 from forebay_worker.block import State
 from forebay_worker.budget import Budget, Rates
@@ -45,6 +45,7 @@ from forebay_worker.files import IoThreads
 from forebay_worker.fill import Filler
 from forebay_worker.goodput import Bounds, Plan
 from forebay_worker.handlers import BlockRoutes, HandlerOptions
+from forebay_worker.hints import Hints
 from forebay_worker.holdings import HoldingRoutes
 from forebay_worker.index import StoreIndex
 from forebay_worker.keeping import Keeping
@@ -59,6 +60,7 @@ from forebay_worker.place import PlaceRoutes
 from forebay_worker.policies import POLICIES
 from forebay_worker.policies.governed import Governed
 from forebay_worker.policies.ledger import Ledger
+from forebay_worker.prefetch import Prefetch
 from forebay_worker.queue import FillQueue
 from forebay_worker.reads import Reads
 from forebay_worker.rebalance import Rebalance
@@ -84,6 +86,9 @@ AVAILABLE_UNIT = 64 << 20
 """Free bytes are announced in such steps: who chooses by them needs no more, and the map changes less often."""
 
 SOCKET_MODE = 0o660
+HINT_SHARE = 0.25
+"""Most of the tiers that is kept for what hints say will be read soon."""
+
 GIB = 1 << 30
 
 
@@ -147,7 +152,9 @@ class Worker:
         settings = self.settings
         ledger = Ledger()
         policy = POLICIES[settings.policy]
-        policies = [Governed(policy(tier.spec.capacity_bytes), ledger) for tier in self.tiers]
+        room = sum(tier.spec.capacity_bytes for tier in self.tiers)
+        self.hints = Hints(min(settings.hint_bytes, int(room * HINT_SHARE)))
+        policies = [Governed(policy(tier.spec.capacity_bytes), ledger, self.hints) for tier in self.tiers]
         capacities = [tier.spec.capacity_bytes for tier in self.tiers]
         self.index = StoreIndex(zip(capacities, policies, strict=True))
         self.store = Store(
@@ -183,9 +190,20 @@ class Worker:
             self.watch,
             ticket_grace_s=settings.ticket_grace_s,
         )
+        origins = Origins(self.pool, self.homes, self.client, self.budget)
+        self.prefetch = Prefetch(
+            self.hints,
+            entrance,
+            origins,
+            self.store,
+            self.filler,
+            self.spawner,
+            self.telemetry.metrics,
+            goes_first=self._goes_first,
+        )
         self.routes = BlockRoutes(
             entrance,
-            Origins(self.pool, self.homes, self.client, self.budget),
+            origins,
             self.reads,
             self.index,
             self.metrics,
@@ -193,7 +211,8 @@ class Worker:
             weight=self.weight,
         )
         self.rebalance = Rebalance(self.member_id, self.store, self.homes, self.client, self.ring, settings.cluster_id)
-        self.routes.on_asked = self.rebalance.targets.note
+        self.routes.on_asked = self._asked
+        self.routes.on_touched = self.prefetch.asked
         self.keeping = Keeping(
             self.store, self.policies, self.ledger, self.book, self.pool, tuning_of(settings), self._take
         )
@@ -210,11 +229,21 @@ class Worker:
         )
         app[OPEN_SOCKETS].add(self.socket.name)
         self.routes.add_to(app)
+        self.prefetch.add_to(app)
         AdminRoutes(self.keeping).add_to(app)
         HoldingRoutes(self.store, self.ring, settings.cluster_id).add_to(app)
         PlaceRoutes(self.rebalance, self._drain, self._weigh).add_to(app)
         self.server = HttpServer(app, self.telemetry, tls=secrets.tls, drain_timeout_s=settings.drain_timeout_s)
         self._observe()
+
+    def _asked(self, asked: Asked) -> None:
+        self.rebalance.targets.note(asked)
+        self.prefetch.asked(asked.block_id)
+
+    def _goes_first(self, block_id: str) -> None:
+        block = self.index.get(block_id)
+        if block is not None:
+            self.policies[block.tier].goes_first(block_id)
 
     def _drain(self, draining: bool) -> MemberState:
         """Announced by ``_join``, which is woken."""
@@ -387,6 +416,7 @@ class Worker:
         self.spawner.spawn("held_files", self.store.held.run())
         self.spawner.spawn("sync", self.store.keep_synced())
         self.spawner.spawn("sweep", self.keeping.run())
+        self.spawner.spawn("prefetch", self.prefetch.run())
         self.spawner.spawn("scrub", self.scrubber.run())
         await stop.wait()
 

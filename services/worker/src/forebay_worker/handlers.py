@@ -69,7 +69,7 @@ class HandlerOptions:
 
 class BlockRoutes:
     """Both routes over the parts of one worker. ``weight`` is the serving weight by reads in flight;
-    ``on_asked`` hears of every block that is asked for."""
+    ``on_asked`` hears of every block that is asked for, ``on_touched`` of those that were read past this worker."""
 
     def __init__(
         self,
@@ -90,6 +90,7 @@ class BlockRoutes:
         self._options = options
         self._weight = weight
         self.on_asked: Callable[[Asked], None] = lambda _: None
+        self.on_touched: Callable[[str], None] = lambda _: None
         self._log = logs.get("forebay_worker.handlers")
         self.in_flight = 0
         self.read_type = options.read_type
@@ -127,6 +128,7 @@ class BlockRoutes:
         report = await read_record(request, TouchRequest)
         known = 0
         for touch in report.touches:
+            self.on_touched(touch.block_id)
             if self._index.read(touch.block_id, time.monotonic()):
                 known += 1
                 self._metrics.hits.add(touch.opens, "local")

@@ -67,6 +67,7 @@ class WorkerSettings(MemberSettings):
     mount_bytes_per_s: Size = Field(0, ge=0, description="bytes for each mount a second; 0: no limit")
     scrub_rate: Size = Field(16 << 20, ge=0, description="bytes a second that the scrubber reads; 0 is off")
     scrub_pause_s: float = Field(3600.0, ge=1, description="pause between two passes of the scrubber")
+    hint_bytes: Size = Field(512 << 20, ge=0, description="fetched ahead by hints, at most a quarter of the tiers")
     io_threads: int = Field(4, ge=1, le=64, description="threads for file systems")
     files_max: int = Field(1024, ge=16, le=100_000, description="block files kept open")
     reads_max: int = Field(256, ge=1, le=100_000, description="block reads answered at the same time")

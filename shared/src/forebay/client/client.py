@@ -7,6 +7,7 @@ It meets the cluster in three ways: a registry (who is there; the last good map 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import PurePosixPath
@@ -14,6 +15,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from forebay.client.blocks import BlockSource, FileVersion
+from forebay.client.hints import FILES_MAX, MISSING_NAMED, Part, directories_to_list, parts
 from forebay.client.local import LocalBlock, LocalDirs
 from forebay.client.masters import ATTEMPT_S, Masters
 from forebay.client.members import Members
@@ -34,6 +36,7 @@ from forebay.contracts import (
     ChangesReply,
     ClusterMap,
     Entry,
+    HintReply,
     Layout,
     ListReply,
     ListRequest,
@@ -48,7 +51,7 @@ from forebay.contracts import (
     TreeRequest,
     identity,
 )
-from forebay.contracts.blocks import TOUCH_PATH
+from forebay.contracts.blocks import HINT_PATH, TICKET_HEADER, TOUCH_PATH
 from forebay.contracts.members import master_addresses
 from forebay.contracts.names import CHANGES_PATH, SYNC_PATH
 from forebay.contracts.tree import BATCH_PATH, TREE_PATH
@@ -402,6 +405,66 @@ class Client:
         path = normal(path)
         self._metadata.expire(path)
         self._pages.forget(path)
+
+    # -- what will be read
+
+    async def hint(self, files: Sequence[str], *, epoch: int = 0, seed: int = 0, rank: int = 0) -> int:
+        """Tell the workers that this reader will read these files in this order; they fetch them just in time, and keep
+        what is about to be read. Another order of the same seed and rank replaces this one. How many blocks were named.
+
+        Raises:
+            NotFound: files that are not there; nobody was told anything.
+            InvalidRequest: more than ``FILES_MAX`` files, a directory, a negative epoch or rank.
+            ForebayError: no worker could be told.
+        """
+        if len(files) > FILES_MAX or epoch < 0 or rank < 0:
+            raise InvalidRequest(f"want at most {FILES_MAX} files, and no negative epoch or rank")
+        paths = [normal(path) for path in files]
+        for folder in directories_to_list(paths):
+            with contextlib.suppress(NotFound):
+                async for _ in self.list(folder):
+                    pass
+        versions = await self._versions(paths)
+        stream = f"{self.options.client_id[:128]}:{seed}:{rank}"
+        told = parts(versions, stream=stream, epoch=epoch, home_of=self._source.home_of)
+        return await self._tell(list(told))
+
+    async def _versions(self, paths: Sequence[str]) -> Sequence[FileVersion]:
+        found, missing = list[FileVersion](), list[str]()
+        for path in paths:
+            try:
+                reply = await self.lookup(path)
+            except NotFound:
+                missing.append(path)
+                continue
+            if reply.entry.layout is None or reply.mount_id is None:
+                raise InvalidRequest(f"is a directory: {path}", path=path)
+            found.append(FileVersion(reply.mount_id, reply.entry.layout, path))
+        if missing:
+            named = ", ".join(missing[:MISSING_NAMED]) + (" …" if len(missing) > MISSING_NAMED else "")
+            raise NotFound(f"{len(missing)} of {len(paths)} files of the hint are not there: {named}", path=missing[0])
+        return found
+
+    async def _tell(self, told: Sequence[Part]) -> int:
+        addresses = {m.member_id: m.tcp for m in (self._members.map.members if self._members.map else ())}
+        failed: dict[str, ForebayError] = {}
+        count = 0
+        for part in told:
+            peer = addresses.get(part.member_id)
+            if peer is None or part.member_id in failed:
+                continue
+            deadline = self._metadata_deadline()
+            try:
+                ticket = (await self._tickets.get(part.mount_id, part.ticket_path)).ticket
+                headers = {TICKET_HEADER: ticket}
+                await self._http.call(peer, HINT_PATH, part.request, HintReply, deadline=deadline, headers=headers)
+                count += len(part.request.blocks)
+            except ForebayError as e:
+                failed[part.member_id] = e
+                self._log.warning("a worker was not told what will be read", member=part.member_id, error=str(e))
+        if failed and not count:
+            raise next(iter(failed.values()))
+        return count
 
     # -- background
 

@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar
@@ -162,6 +162,11 @@ class SyncClient:
         """As ``Client.sync``."""
         core = self.core()
         return core.run(core.client.sync(path, recursive=recursive))
+
+    def hint(self, files: Sequence[str], *, epoch: int = 0, seed: int = 0, rank: int = 0) -> int:
+        """As ``Client.hint``."""
+        core = self.core()
+        return core.run(core.client.hint(files, epoch=epoch, seed=seed, rank=rank))
 
     def open(self, path: str) -> SyncReader:
         """As ``Client.open``."""

@@ -20,6 +20,7 @@ from forebay.errors import InvalidRequest, PeerMisbehaved, RangeNotSatisfiable
 
 BLOCKS_PATH = "/v1/blocks"
 TOUCH_PATH = "/v1/blocks:touch"
+HINT_PATH = "/v1/blocks:hint"
 FREE_PATH = "/v1/blocks:free"
 SETTINGS_PATH = "/v1/settings"
 REBALANCE_PATH = "/v1/blocks:rebalance"

@@ -292,6 +292,30 @@ class TouchReply(Record, frozen=True):
     unknown: Count
 
 
+class HintedBlock(Record, frozen=True):
+    """A block that will be read."""
+
+    block_id: HexId
+    target: BlockTarget
+
+
+class HintRequest(Record, frozen=True):
+    """The order in which one reader will read blocks of this worker; ``first`` is the place of the first of these, so
+    that a long order comes in parts. ``stream`` names the reader; another epoch of it replaces the last one."""
+
+    stream: ShortText
+    epoch: Count
+    blocks: Annotated[tuple[HintedBlock, ...], Meta(max_length=5_000)]
+    first: Count = 0
+
+
+class HintReply(Record, frozen=True):
+    """How many blocks the worker knows of this reader's order, and how many bytes it fetches ahead of all readers."""
+
+    blocks: Count
+    budget_bytes: Count
+
+
 class RebalanceRequest(Record, frozen=True):
     """A worker hands blocks that others own by now to their homes, and missing replicas to their owners, at most
     ``bytes_per_s`` of them; 0 stops it."""

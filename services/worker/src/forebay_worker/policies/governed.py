@@ -6,7 +6,7 @@ the store knows nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from forebay_worker.policies.hold import Hold
 from forebay_worker.policies.ledger import Ledger
@@ -21,11 +21,13 @@ SWEEP_SLOTS = 8192
 
 
 class Governed:
-    """``inner`` decides about room; ``ledger`` is shared by the tier directories of a worker."""
+    """``inner`` decides about room; ``ledger`` is shared by the tier directories of a worker. ``soon`` has the blocks
+    that are about to be read: they get in, and nothing evicts them."""
 
-    def __init__(self, inner: Policy, ledger: Ledger) -> None:
+    def __init__(self, inner: Policy, ledger: Ledger, soon: Container[str] = frozenset()) -> None:
         self._inner = inner
         self._ledger = ledger
+        self._soon = soon
         self._first: dict[str, None] = {}
         self._swept = 0
 
@@ -72,30 +74,33 @@ class Governed:
 
     def admit(self, block: str, size: int, dataset: str, now_s: float) -> Admission:
         """A mount at its quota takes no more; what is pinned gets in whatever the policy says; blocks that may go
-        before all others make room for everybody."""
+        before all others make room for everybody; what is about to be read gets in as well."""
         asked = self._inner.admit(block, size, dataset, now_s)
         if self._ledger.is_over(dataset, size):
             return Admission(False, "quota")
-        if not asked.is_admitted and (self._ledger.of(dataset).is_pinned or self._first):
+        if not asked.is_admitted and (self._ledger.of(dataset).is_pinned or self._first or block in self._soon):
             return Admission(True, evict_bytes=size)
         return asked
 
     def victims(self, wanted_bytes: int, now_s: float, *, busy: Busy) -> list[str]:
-        """First what is to go first, then by the policy; never what is pinned."""
+        """First what is to go first, then by the policy; never what is pinned or about to be read."""
         chosen: dict[str, None] = {}
         for block in self._first:
             if wanted_bytes <= 0:
                 break
-            if not busy(block) and not self._is_pinned(block):
+            if not busy(block) and not self._is_kept(block):
                 chosen[block] = None
                 wanted_bytes -= self._size(block)
         if wanted_bytes > 0:
 
             def out(block: str) -> bool:
-                return block in chosen or self._is_pinned(block) or busy(block)
+                return block in chosen or self._is_kept(block) or busy(block)
 
             chosen |= dict.fromkeys(self._inner.victims(wanted_bytes, now_s, busy=out))
         return list(chosen)
+
+    def _is_kept(self, block: str) -> bool:
+        return block in self._soon or self._is_pinned(block)
 
     def _is_pinned(self, block: str) -> bool:
         slot = self.slots.get(block)

@@ -1,0 +1,95 @@
+"""Order hints against real workers: what is named is fetched before it is asked for, what was jumped over is not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from forebay.client import SyncClient
+from forebay.errors import InvalidRequest, NotFound
+from forebay.testing.cluster import Cluster, eventually
+
+pytestmark = [pytest.mark.slow]
+MIB = 1 << 20
+FILES, FILE_BYTES = 40, 4 * MIB
+NAMES = [f"/f{n:02}" for n in range(FILES)]
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Two workers whose tiers together hold 60 % of the files."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in NAMES:
+        (source / name[1:]).write_bytes(random.Random(name).randbytes(FILE_BYTES))
+    room = FILES * FILE_BYTES * 6 // 10 // 2
+    with Cluster.of_folder(source, workers=2, worker_mem_bytes=room, extra=FLAGS) as cluster:
+        yield cluster
+
+
+FLAGS = {"worker": ("--hint-bytes", str(16 * MIB))}
+
+
+def total(cluster: Cluster, name: str) -> float:
+    """A metric of both workers."""
+    return sum(v for w in ("worker-0", "worker-1") for k, v in cluster.metrics(w).items() if k.startswith(name))
+
+
+def is_ahead(cluster: Cluster) -> bool:
+    """Whether nothing is being fetched by hints."""
+    return not any(cluster.metrics(w)["forebay_worker_prefetches"] for w in ("worker-0", "worker-1"))
+
+
+def remote(cluster: Cluster) -> SyncClient:
+    """A client that reads nothing in place and nothing ahead."""
+    return SyncClient(cluster.client_options(short_circuit_dirs=(), readahead_bytes=0))
+
+
+def read_all(client: SyncClient, names: list[str]) -> None:
+    for name in names:
+        with client.open(name) as reader:
+            assert reader.read(0, FILE_BYTES) == random.Random(name).randbytes(FILE_BYTES)
+
+
+def test_what_a_hint_names_is_here_before_it_is_asked_for_up_to_the_budget(cluster: Cluster) -> None:
+    with remote(cluster) as client:
+        named = client.hint(NAMES, epoch=0, seed=1)
+        eventually(lambda: total(cluster, 'forebay_worker_prefetches_total{outcome="ok"}') >= 6, timeout_s=30)
+        before = total(cluster, "forebay_worker_filled_bytes_total")
+
+        read_all(client, NAMES[:3])
+
+    assert named == FILES
+    assert before <= 2 * (16 + 4) * MIB
+    served = total(cluster, 'forebay_worker_served_bytes_total{source="mem"}')
+    assert served == 3 * FILE_BYTES
+
+
+def test_misses_of_a_cache_smaller_than_the_dataset_become_prefetched(cluster: Cluster) -> None:
+    found = []
+    with remote(cluster) as client:
+        for epoch in range(2):
+            order = random.Random(epoch).sample(NAMES, FILES)
+            client.hint(order, epoch=epoch)
+            for name in order:
+                eventually(lambda: is_ahead(cluster))  # as long as a training step takes
+                read_all(client, [name])
+            found.append(total(cluster, 'forebay_worker_served_bytes_total{source="mem"}'))
+
+    last_epoch = (found[1] - found[0]) / (FILES * FILE_BYTES)
+    assert last_epoch > 0.75  # without hints it is what the cache holds, 0.6 at most
+
+
+def test_files_that_are_not_there_are_named_and_nobody_is_told_anything(cluster: Cluster) -> None:
+    with remote(cluster) as client:
+        with pytest.raises(NotFound, match="2 of 3 files of the hint are not there: /gone, /lost"):
+            client.hint(["/gone", NAMES[0], "/lost"])
+        with pytest.raises(InvalidRequest, match="is a directory"):
+            client.hint(["/"])
+        with pytest.raises(InvalidRequest, match="negative"):
+            client.hint(NAMES, epoch=-1)
+
+        assert total(cluster, "forebay_worker_hint_streams") == 0
