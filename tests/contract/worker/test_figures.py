@@ -62,7 +62,7 @@ def test_bytes_and_blocks_by_tier_and_mount_moves_and_evictions_are_on_metrics(t
 
 def tier_of(worker: Worker, file: File) -> int | None:
     block = worker.index.get(file.block_id())
-    return block and block.tier
+    return None if block is None else block.tier
 
 
 def by_tier(name: str, tier: str, number: str) -> str:
