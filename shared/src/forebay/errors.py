@@ -61,6 +61,30 @@ class PermissionDenied(CallerError):
     status = 403
 
 
+class TicketForged(Unauthenticated):
+    """The ticket's signature is not that of its key."""
+
+    code = "ticket_forged"
+
+
+class TicketExpired(Unauthenticated):
+    """The ticket's time is over, its leeway and any grace included; a master gives a new one."""
+
+    code = "ticket_expired"
+
+
+class TicketOutOfPrefix(PermissionDenied):
+    """The ticket is good, and what was asked for is not below its prefix."""
+
+    code = "ticket_out_of_prefix"
+
+
+class TicketWrongCluster(PermissionDenied):
+    """The ticket is genuine, and of another cluster."""
+
+    code = "ticket_wrong_cluster"
+
+
 class NotFound(CallerError):
     """No such path, mount, member or under-store key."""
 

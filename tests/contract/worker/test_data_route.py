@@ -102,11 +102,11 @@ OTHER_RING = KeyRing((("k1", b"another secret!!"),))
 @pytest.mark.parametrize(
     ("claims", "answer"),
     [
-        ({"expires_at_s": 1.0}, (401, "unauthenticated")),
-        ({"cluster": "other"}, (403, "permission_denied")),
+        ({"expires_at_s": 1.0}, (401, "ticket_expired")),
+        ({"cluster": "other"}, (403, "ticket_wrong_cluster")),
         ({"mount_id": "m2"}, (403, "permission_denied")),
-        ({"prefix": "eval"}, (403, "permission_denied")),
-        ({"prefix": "tra"}, (403, "permission_denied")),
+        ({"prefix": "eval"}, (403, "ticket_out_of_prefix")),
+        ({"prefix": "tra"}, (403, "ticket_out_of_prefix")),
         ({"rights": ""}, (403, "permission_denied")),
         ({"prefix": "train"}, (200, "")),
         ({"prefix": "train/a"}, (200, "")),
@@ -135,14 +135,14 @@ def test_no_ticket_or_a_forged_one_is_refused_however_often_the_good_one_was_use
             claims = TicketClaims(
                 cluster=CLUSTER, mount_id="m1", generation=1, prefix="", client="x", rights="r", expires_at_s=9e9
             )
-            for wrong in (
-                "",
-                "v1.k1.x.y",
-                good[:-4] + "AAAA",
-                sign(OTHER_RING, claims),
-                good.replace("v1.k1", "v1.k2"),
+            for wrong, code in (
+                ("", "unauthenticated"),
+                ("v1.k1.x.y", "unauthenticated"),
+                (good[:-4] + "AAAA", "ticket_forged"),
+                (sign(OTHER_RING, claims), "ticket_forged"),
+                (good.replace("v1.k1", "v1.k2"), "unauthenticated"),
             ):
-                assert refused(await c.get(worker, file.path(), {"forebay-ticket": wrong})) == (401, "unauthenticated")
+                assert refused(await c.get(worker, file.path(), {"forebay-ticket": wrong})) == (401, code)
 
     run(main())
 
@@ -364,7 +364,7 @@ def test_without_a_master_the_last_good_mounts_serve_on_and_expired_tickets_have
             worker = await c.add("w1")
             file = File.write(c.mount, "a", b"hello")
             old = {"forebay-ticket": ticket(expires_at_s=time.time() - 1000)}
-            assert refused(await c.get(worker, file.path(), old)) == (401, "unauthenticated")
+            assert refused(await c.get(worker, file.path(), old)) == (401, "ticket_expired")
             await c.master.server.close()
             await until(lambda: not worker.watch.sees_master)
             assert (await c.get(worker, file.path())).body == b"hello"

@@ -44,7 +44,7 @@ def announce_as(cluster: Cluster, folder: Path, role: str) -> Record:
     async def main() -> Record:
         client = HttpClient(None, tls=files_of(folder, role))
         try:
-            door = HttpDoor(client, cluster.local.address("master"), cluster_id="forebay", keys=keys)
+            door = HttpDoor(client, [cluster.local.address("master")], cluster_id="forebay", keys=keys)
             return await door.announce(AnnounceRequest(member=forged), Deadline.after(10))
         finally:
             await client.close()

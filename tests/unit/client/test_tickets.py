@@ -89,7 +89,10 @@ def test_without_a_master_an_expired_ticket_is_still_given_out() -> None:
         await scene.get()
         scene.now_s, scene.down = 1000.0, PeerUnavailable("no master")
         assert await scene.get() == "t1"
-        scene.down = NotFound("no such mount")
+        assert scene.asked == 2
+        assert await scene.get() == "t1"
+        assert scene.asked == 2, "nor is a master asked for each read"
+        scene.now_s, scene.down = 1000.0 + RETRY_S, NotFound("no such mount")
         with pytest.raises(NotFound):
             await scene.get()
 
@@ -112,6 +115,20 @@ def test_a_refused_ticket_is_forgotten_only_if_it_is_the_one_held() -> None:
         assert not scene.cache.drop(MOUNT_ID, "t0")
         assert scene.cache.drop(MOUNT_ID, "t1")
         assert await scene.get() == "t2"
+
+    run(main())
+
+
+def test_a_refused_ticket_is_still_given_out_while_no_master_answers() -> None:
+    async def main() -> None:
+        scene = Scene()
+        await scene.get()
+        assert scene.cache.drop(MOUNT_ID, "t1")
+        scene.down = PeerUnavailable("no master")
+        assert await scene.get() == "t1"
+        assert not scene.cache.drop(MOUNT_ID, "t1"), "there is no other to try"
+        scene.now_s, scene.down = RETRY_S, None
+        assert await scene.get() == "t3"
 
     run(main())
 

@@ -58,6 +58,7 @@ def client_options(settings: FuseSettings, member_id: str) -> ClientOptions:
         registry=settings.registry,
         client_id=member_id,
         cluster_id=settings.cluster_id,
+        metadata_cache=settings.metadata_cache,
         metadata_cache_entries=settings.metadata_cache_entries,
         metadata_cache_s=settings.metadata_cache_s,
         readahead_bytes=settings.readahead,

@@ -67,6 +67,7 @@ class FuseSettings(ServiceSettings):
         ge=0,
         description="bytes of readahead of all files together; default: an eighth of the memory, at most 256 MiB",
     )
+    metadata_cache: bool = Field(True, description="keep names in the gateway; off: every lookup asks a master")
     metadata_cache_entries: int = Field(20_000, ge=1, description="names kept in the gateway")
     metadata_cache_s: float = Field(
         10.0, ge=0, description="seconds names are kept in the gateway; the kernel keeps them longer"

@@ -53,7 +53,7 @@ class MasterSettings(MemberSettings):
     state_dir: Path | None = Field(
         None, description="where mounts, map and listings are kept; default: below $XDG_STATE_HOME or ~/.local/state"
     )
-    ticket_ttl_s: float = Field(3600.0, ge=10, le=7 * 86_400, description="how long a ticket lives")
+    ticket_ttl_s: float = Field(3600.0, ge=1, le=7 * 86_400, description="how long a ticket lives")
     block_size: Size = Field(256 << 20, ge=4 << 20, le=1 << 34, description="block size of mounts that name none")
     replicas: int = Field(1, ge=1, le=16, description="workers that may hold a block, for mounts that name none")
     max_age_s: MaxAge = Field(

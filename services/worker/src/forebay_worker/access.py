@@ -13,7 +13,7 @@ from typing import TypeVar
 from forebay.contracts import BlockTarget, identity
 from forebay.contracts.blocks import is_block_id, parse_block_query
 from forebay.contracts.tickets import LEEWAY_S, KeyRing, TicketClaims, verify
-from forebay.errors import InvalidRequest, NotFound, PermissionDenied, Unauthenticated
+from forebay.errors import InvalidRequest, NotFound, PermissionDenied, TicketOutOfPrefix, Unauthenticated
 from forebay_worker.extents import Geometry
 from forebay_worker.mounts import MountBook, Mounted
 
@@ -48,8 +48,9 @@ class Asked:
 class Gate:
     """Checks requests. ``now_s`` and ``grace_s`` come in; see ``contracts.tickets.verify``."""
 
-    def __init__(self, ring: KeyRing, cluster_id: str, book: MountBook) -> None:
+    def __init__(self, ring: KeyRing, cluster_id: str, book: MountBook, *, leeway_s: float = LEEWAY_S) -> None:
         self._ring = ring
+        self._leeway_s = leeway_s
         self._cluster_id = cluster_id
         self._book = book
         self._asked: OrderedDict[tuple[str, str, str], Asked] = OrderedDict()
@@ -70,7 +71,7 @@ class Gate:
         if (
             asked is not None
             and asked.version == self._book.version
-            and now_s <= asked.expires_at_s + LEEWAY_S + grace_s
+            and now_s <= asked.expires_at_s + self._leeway_s + grace_s
         ):
             return asked
         asked = self._check(block_id, query, ticket, now_s=now_s, grace_s=grace_s)
@@ -91,8 +92,15 @@ class Gate:
         if not ticket:
             raise Unauthenticated("a ticket is needed; ask a master for one", reason="missing")
         claims = self._claims.get(ticket)
-        if claims is None or now_s > claims.expires_at_s + LEEWAY_S + grace_s:
-            claims = verify(self._ring, ticket, cluster=self._cluster_id, now_s=now_s, grace_s=grace_s)
+        if claims is None or now_s > claims.expires_at_s + self._leeway_s + grace_s:
+            claims = verify(
+                self._ring,
+                ticket,
+                cluster=self._cluster_id,
+                now_s=now_s,
+                grace_s=grace_s,
+                leeway_s=self._leeway_s,
+            )
             if len(ticket) <= REMEMBERED_CHARS_MAX:
                 _remember(self._claims, ticket, claims)
         return claims
@@ -110,12 +118,12 @@ class Gate:
 
 
 def check_reach(claims: TicketClaims, target: BlockTarget) -> None:
-    """Whether the ticket reads this key. Raises ``PermissionDenied``."""
+    """Whether the ticket reads this key. Raises ``PermissionDenied``, ``TicketOutOfPrefix``."""
     if "r" not in claims.rights:
         raise PermissionDenied("the ticket gives no right to read", reason="rights")
     prefix = claims.prefix.strip("/")
     if prefix and not f"{target.key}/".startswith(f"{prefix}/"):
-        raise PermissionDenied("the key is outside the ticket's prefix", reason="prefix")
+        raise TicketOutOfPrefix("the key is outside the ticket's prefix", reason="prefix")
 
 
 def derive(block_id: str, target: BlockTarget, mounted: Mounted, *, expires_at_s: float, version: int) -> Asked:

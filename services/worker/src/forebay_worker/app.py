@@ -185,7 +185,7 @@ class Worker:
         settings = self.settings
         self.homes = Homes(self.member_id, time.monotonic)
         entrance = Entrance(
-            Gate(self.ring, settings.cluster_id, self.book),
+            Gate(self.ring, settings.cluster_id, self.book, leeway_s=settings.ticket_leeway_s),
             self.book,
             self.watch,
             ticket_grace_s=settings.ticket_grace_s,

@@ -78,6 +78,7 @@ class WorkerSettings(MemberSettings):
         " forebay.health) or python:module:function, each with ;period=10;deadline=2;fail=closed (or open); repeatable",
     )
     registry_timeout_s: float = Field(60.0, gt=0, description="how long to try to reach the registry at start")
+    ticket_leeway_s: float = Field(60.0, ge=0, le=3600, description="clock difference that a ticket survives")
     ticket_grace_s: float = Field(86_400.0, ge=0, description="how long expired tickets count when no master is seen")
     drain_timeout_s: float = Field(10.0, ge=0, description="how long running reads may take at the end")
 

@@ -98,11 +98,15 @@ class Client:
         self._members = Members()
         self._masters = Masters(self._http, self._master_addresses)
         self._metadata = MetadataCache(
-            entries_max=options.metadata_cache_entries,
+            entries_max=options.metadata_cache_entries if options.metadata_cache else 0,
             expire_s=options.metadata_cache_s,
             negative_s=options.negative_cache_s,
         )
-        self._pages = PageCache(entries_max=options.metadata_cache_entries, expire_s=options.metadata_cache_s)
+        self._pages = PageCache(
+            entries_max=options.metadata_cache_entries if options.metadata_cache else 0,
+            expire_s=options.metadata_cache_s,
+        )
+        self._asked: dict[str, asyncio.Event] = {}
         self._touches = Touches()
         self._sockets = LocalSockets(options.short_circuit_dirs if options.short_circuit == "uds" else ())
         self._local = LocalDirs(
@@ -139,6 +143,7 @@ class Client:
             open_readers=metrics.gauge("forebay_client_open_readers", "readers that are open"),
         )
         self._looked = metrics.counter("forebay_client_lookups_total", "lookups, by what answered", ("result",))
+        metrics.observed("forebay_client_names_held", "answers of masters in memory", lambda: len(self._metadata))
         metrics.observed("forebay_client_readahead_bytes", "readahead held", lambda: self._segments.held_bytes)
         metrics.observed("forebay_client_readahead_readers", "readers that read ahead", lambda: self._segments.readers)
         metrics.observed("forebay_client_local_blocks", "block files open", lambda: len(self._local.open_blocks))
@@ -199,9 +204,12 @@ class Client:
         path = normal(path)
         now = time.monotonic()
         held = self._metadata.get(path, now)
+        if held is None and self.options.metadata_cache and (asked := self._asked.get(path)) is not None:
+            await asked.wait()
+            held = self._metadata.get(path, time.monotonic())  # nothing, where answers may not be kept: then ask
         if held is None:
             self._looked.add(1, "miss")
-            return await self._lookup_master(path)
+            return await self._ask(path)
         self._looked.add(1, "hit" if held.reply is not None else "negative")
         if held.reply is None:
             raise _missing(path, held.missing)
@@ -215,6 +223,17 @@ class Client:
             return None
         self._looked.add(1, "hit" if held.reply is not None else "negative")
         return held.reply if held.reply is not None else _missing(path, held.missing)
+
+    async def _ask(self, path: str) -> LookupReply:
+        """A master's answer; who looks for the same path meanwhile waits for it."""
+        answered = asyncio.Event()
+        is_first = self._asked.setdefault(path, answered) is answered
+        try:
+            return await self._lookup_master(path)
+        finally:
+            if is_first:
+                del self._asked[path]
+                answered.set()
 
     async def _lookup_master(self, path: str) -> LookupReply:
         asked_at_s = time.time()
@@ -474,7 +493,7 @@ class Client:
     def _master_addresses(self) -> Sequence[str]:
         """Masters of the map; the embedded registry's own address as well, for it is one."""
         url = urlsplit(self.options.registry)
-        own = [url.netloc] if url.scheme in ("http", "https") else []
+        own = url.netloc.split(",") if url.scheme in ("http", "https") else []
         return list(dict.fromkeys([*master_addresses(self._members.map), *own]))
 
     async def _fetch_ticket(self, path: str) -> TicketReply:

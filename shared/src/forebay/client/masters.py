@@ -1,4 +1,4 @@
-"""Calls to the masters: any of them answers, so the next is asked when one does not."""
+"""Calls to the masters: any of them answers, so the next is asked when one does not; changes go to the leader."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from forebay.client.plan import goes_on, round_pause_s
 from forebay.contracts import Record
-from forebay.errors import ForebayError, PeerUnavailable
+from forebay.errors import ForebayError, NotLeader, PeerUnavailable
 from forebay.runtime import Deadline
 from forebay.transport import HttpClient
 
@@ -44,7 +44,9 @@ class Masters:
         """
         error: ForebayError = PeerUnavailable("no master is known yet")
         for round_index in range(1, 1000):
-            for peer in self._order():
+            peers = self._order()
+            while peers:
+                peer = peers.pop(0)
                 try:
                     reply = await self._http.call(
                         peer, path, request, kind, deadline=deadline.sooner(attempt_s), method=method
@@ -53,6 +55,9 @@ class Masters:
                     if not goes_on(e) or deadline.expired:
                         raise
                     error = e
+                    if isinstance(e, NotLeader) and (leader := e.details.get("leader")) in peers:
+                        peers.remove(str(leader))
+                        peers.insert(0, str(leader))
                 else:
                     self._last = peer
                     return reply

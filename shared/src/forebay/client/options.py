@@ -17,7 +17,10 @@ ShortCircuit = Literal["file", "uds", "off"]
 class ClientOptions:
     """Options of one client.
 
-    ``registry`` is ``http(s)://host:port`` (embedded) or ``zookeeper://h:p[,h:p]/chroot``. ``readahead_bytes`` is the
+    ``registry`` is ``http(s)://host:port[,host:port]`` (masters) or ``zookeeper://h:p[,h:p]/chroot``.
+    ``metadata_cache`` keeps names: at most ``metadata_cache_entries``, each for ``metadata_cache_s`` (what is not there
+    for ``negative_cache_s``) and never longer than the master allows; without it every lookup asks a master.
+    ``readahead_bytes`` is the
     window of one sequential reader, ``readahead_budget_bytes`` what all readers of the client hold together (by
     default an eighth of the memory that the control group grants, at most 256 MiB).
     ``reserved_bytes`` is what ``local-first-avoid-eviction`` leaves free on this host's worker; ``hedge`` allows a
@@ -30,6 +33,7 @@ class ClientOptions:
     registry: str
     client_id: str
     cluster_id: str = "forebay"
+    metadata_cache: bool = True
     metadata_cache_entries: int = 100_000
     metadata_cache_s: float = 60.0
     negative_cache_s: float = 1.0
@@ -72,6 +76,7 @@ class ClientOptions:
         not_negative = {
             "readahead_bytes": self.readahead_bytes,
             "metadata_cache_s": self.metadata_cache_s,
+            "negative_cache_s": self.negative_cache_s,
             "reserved_bytes": self.reserved_bytes,
         }
         for name, value in not_negative.items():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from forebay.client.tasks import Tasks
@@ -19,21 +19,26 @@ from forebay.errors import ForebayError, StaleVersion
 TICKETS_MAX = 4096
 """Mounts whose tickets are held at once."""
 
+EXPIRED_WAIT_S = 1.0
+"""How long a read waits for a new ticket before it sends the expired one."""
+
 RETRY_S = 5.0
 """Wait after a renewal failed, while the old ticket is still good."""
 
 
 @dataclass(frozen=True)
 class HeldTicket:
-    """A ticket with the local time at which it came; ``retry_at_s`` holds back renewals after one failed."""
+    """A ticket with the local time at which it came; ``retry_at_s`` holds back renewals after one failed. One that a
+    worker refused (``is_refused``) is kept for want of a better: while no master answers it may be honoured later."""
 
     reply: TicketReply
     obtained_at_s: float
     retry_at_s: float = 0.0
+    is_refused: bool = False
 
     def state(self, now_s: float) -> Literal["fresh", "renew", "expired"]:
         """``renew`` from half of the life that was left when it came."""
-        if now_s >= self.reply.expires_at_s:
+        if self.is_refused or now_s >= self.reply.expires_at_s:
             return "expired"
         half = self.obtained_at_s + (self.reply.expires_at_s - self.obtained_at_s) / 2
         return "renew" if now_s >= half and now_s >= self.retry_at_s else "fresh"
@@ -71,20 +76,29 @@ class TicketCache:
         state = held.state(self._clock())
         if state == "renew":
             self._renew(mount_id, path)
-        elif state == "expired":
-            try:
-                return await self._renew(mount_id, path)
-            except ForebayError as e:
-                if not e.retryable:
-                    raise
+        elif state == "expired" and self._clock() >= held.retry_at_s:
+            return await self._renewed_soon(held, mount_id, path)
         return held.reply
 
+    async def _renewed_soon(self, held: HeldTicket, mount_id: str, path: str) -> TicketReply:
+        """A new ticket if a master gives one within ``EXPIRED_WAIT_S``, else the expired one: a worker that sees a
+        master will say if it is not good enough, one that sees none may honour it."""
+        try:
+            async with asyncio.timeout(None if held.is_refused else EXPIRED_WAIT_S):
+                return await self._renew(mount_id, path)
+        except TimeoutError:
+            return held.reply
+        except ForebayError as e:
+            if not e.retryable:
+                raise
+            return held.reply
+
     def drop(self, mount_id: str, ticket: str) -> bool:
-        """Forget ``ticket`` because a worker refused it; whether it was still the one held."""
+        """Ask for another one next time, because a worker refused ``ticket``; whether it was still the one held."""
         held = self._held.get(mount_id)
-        if held is None or held.reply.ticket != ticket:
+        if held is None or held.reply.ticket != ticket or held.is_refused:
             return False
-        del self._held[mount_id]
+        self._held[mount_id] = replace(held, is_refused=True, retry_at_s=0.0)
         return True
 
     def _renew(self, mount_id: str, path: str) -> asyncio.Future[TicketReply]:
@@ -101,7 +115,7 @@ class TicketCache:
         except ForebayError:
             if (held := self._held.get(mount_id)) is not None:
                 retry_at = self._clock() + RETRY_S
-                self._held[mount_id] = HeldTicket(held.reply, held.obtained_at_s, retry_at)
+                self._held[mount_id] = replace(held, retry_at_s=retry_at)
             raise
         finally:
             self._running.pop(mount_id, None)

@@ -15,7 +15,14 @@ from typing import Annotated
 from msgspec import Meta
 
 from forebay.contracts.codec import Record, decode, encode
-from forebay.errors import ConfigError, InvalidRequest, PermissionDenied, Unauthenticated
+from forebay.errors import (
+    ConfigError,
+    InvalidRequest,
+    TicketExpired,
+    TicketForged,
+    TicketWrongCluster,
+    Unauthenticated,
+)
 
 LEEWAY_S = 60.0
 """Clock difference between members that a ticket survives."""
@@ -85,14 +92,16 @@ def sign(ring: KeyRing, claims: TicketClaims) -> str:
     return f"{head}.{_b64(hmac.digest(secret, head.encode(), 'sha256'))}"
 
 
-def verify(ring: KeyRing, ticket: str, *, cluster: str, now_s: float, grace_s: float = 0.0) -> TicketClaims:
+def verify(
+    ring: KeyRing, ticket: str, *, cluster: str, now_s: float, grace_s: float = 0.0, leeway_s: float = LEEWAY_S
+) -> TicketClaims:
     """The claims of a genuine, living ticket of this cluster.
 
-    ``grace_s`` keeps an expired ticket alive (for a worker that itself sees no master).
+    ``grace_s`` keeps an expired ticket alive (for a worker that itself sees no master), ``leeway_s`` always.
 
     Raises:
-        Unauthenticated: malformed, unknown key, wrong signature, or expired; ``details["reason"]`` says which.
-        PermissionDenied: a ticket of another cluster.
+        Unauthenticated: malformed, or an unknown key; ``details["reason"]`` says which. TicketForged: another
+            signature. TicketExpired: after its time. TicketWrongCluster: a ticket of another cluster.
     """
     parts = ticket.split(".")
     if len(parts) != 4 or parts[0] != "v1":
@@ -105,13 +114,13 @@ def verify(ring: KeyRing, ticket: str, *, cluster: str, now_s: float, grace_s: f
     except (binascii.Error, ValueError) as e:
         raise Unauthenticated("the ticket is malformed; ask a master for a new one", reason="malformed") from e
     if not hmac.compare_digest(given, hmac.digest(secret, ".".join(parts[:3]).encode(), "sha256")):
-        raise Unauthenticated("the ticket's signature is wrong; ask a master for a new one", reason="forged")
+        raise TicketForged("the ticket's signature is wrong; ask a master for a new one", reason="forged")
     try:
         claims = decode(TicketClaims, payload)
     except InvalidRequest as e:
         raise Unauthenticated("the ticket is malformed; ask a master for a new one", reason="malformed") from e
     if claims.cluster != cluster:
-        raise PermissionDenied("the ticket belongs to another cluster", reason="wrong_cluster")
-    if now_s > claims.expires_at_s + LEEWAY_S + grace_s:
-        raise Unauthenticated("the ticket has expired; ask a master for a new one", reason="expired")
+        raise TicketWrongCluster("the ticket belongs to another cluster", reason="wrong_cluster")
+    if now_s > claims.expires_at_s + leeway_s + grace_s:
+        raise TicketExpired("the ticket has expired; ask a master for a new one", reason="expired")
     return claims

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from forebay.contracts import (
@@ -14,7 +17,7 @@ from forebay.contracts import (
 )
 from forebay.contracts.tickets import KeyRing, TicketClaims, sign, verify
 from forebay.discovery.hub import EmbeddedHub
-from forebay.errors import PermissionDenied, Unauthenticated
+from forebay.errors import ForebayError, PermissionDenied, Unauthenticated
 from forebay.runtime import Deadline
 
 if TYPE_CHECKING:
@@ -46,10 +49,14 @@ class Door(Protocol):
 
 
 class HttpDoor:
-    """The hub of the master at ``peer``. With a key ring each announcement carries a proof (see ``proof``)."""
+    """The hub of a master; of several ``peers`` one at a time, the next after one has failed. With a key ring each
+    announcement carries a proof (see ``proof``)."""
 
-    def __init__(self, client: HttpClient, peer: str, *, cluster_id: str, keys: KeyRing | None = None) -> None:
-        self.address = peer
+    def __init__(
+        self, client: HttpClient, peers: Sequence[str], *, cluster_id: str, keys: KeyRing | None = None
+    ) -> None:
+        self.address = ",".join(peers)
+        self._peers = deque(peers)
         self.is_local = False
         self._client = client
         self._cluster_id = cluster_id
@@ -58,22 +65,35 @@ class HttpDoor:
     async def announce(self, request: AnnounceRequest, deadline: Deadline) -> AnnounceReply:
         """``POST /v1/members:announce``."""
         headers = self._proof(request.member.member_id)
-        return await self._client.call(
-            self.address, ANNOUNCE_PATH, request, AnnounceReply, deadline=deadline, headers=headers
-        )
+        with self._next_after_failure() as peer:
+            return await self._client.call(
+                peer, ANNOUNCE_PATH, request, AnnounceReply, deadline=deadline, headers=headers
+            )
 
     async def withdraw(self, request: WithdrawRequest, deadline: Deadline) -> WithdrawReply:
         """``POST /v1/members:withdraw``."""
         headers = self._proof(request.member_id)
-        return await self._client.call(
-            self.address, WITHDRAW_PATH, request, WithdrawReply, deadline=deadline, headers=headers
-        )
+        with self._next_after_failure() as peer:
+            return await self._client.call(
+                peer, WITHDRAW_PATH, request, WithdrawReply, deadline=deadline, headers=headers
+            )
 
     async def cluster(self, after: int | None, wait_s: float, deadline: Deadline) -> ClusterMap:
         """``GET /v1/cluster``."""
         query = "" if after is None else f"?after={after}&wait_s={wait_s:g}"
         path = CLUSTER_PATH + query
-        return await self._client.call(self.address, path, None, ClusterMap, deadline=deadline, method="GET")
+        with self._next_after_failure() as peer:
+            return await self._client.call(peer, path, None, ClusterMap, deadline=deadline, method="GET")
+
+    @contextmanager
+    def _next_after_failure(self) -> Iterator[str]:
+        peer = self._peers[0]
+        try:
+            yield peer
+        except ForebayError as e:
+            if e.retryable and self._peers[0] == peer:  # of calls that fail together only one turns
+                self._peers.rotate(-1)
+            raise
 
     def _proof(self, member_id: str) -> dict[str, str]:
         if self._keys is None:

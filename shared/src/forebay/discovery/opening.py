@@ -21,8 +21,8 @@ ZOOKEEPER_PORT = 2181
 
 @dataclass(frozen=True)
 class RegistryUrl:
-    """A parsed registry setting. ``hosts`` has one ``host:port`` for the embedded registry, one or more for
-    ZooKeeper; ``chroot`` is the path below which all of the product's znodes lie, empty or ``/a/b``."""
+    """A parsed registry setting. ``hosts`` has one or more ``host:port``, of masters or of ZooKeeper;
+    ``chroot`` is the path below which all of the product's znodes lie, empty or ``/a/b``."""
 
     kind: Literal["embedded", "zookeeper"]
     hosts: tuple[str, ...]
@@ -31,7 +31,7 @@ class RegistryUrl:
 
 
 def parse_registry_url(text: str) -> RegistryUrl:
-    """Reads ``http://host:port``, ``https://host:port`` or ``zookeeper://host[:port][,host[:port]…][/chroot]``.
+    """Reads ``http://host:port[,host:port…]`` (masters), the same with ``https``, or ``zookeeper://host[:port][,host[:port]…][/chroot]``.
 
     Raises:
         ConfigError: anything else.
@@ -48,7 +48,9 @@ def parse_registry_url(text: str) -> RegistryUrl:
         return RegistryUrl("zookeeper", hosts, "".join(f"/{step}" for step in steps))
     if path:
         raise ConfigError(SETTING, f"an embedded registry has no path, {text!r} has one")
-    return RegistryUrl("embedded", (_host_port(authority, 443 if scheme == "https" else 80),), tls=scheme == "https")
+    port = 443 if scheme == "https" else 80
+    hosts = tuple(_host_port(part, port) for part in authority.split(","))
+    return RegistryUrl("embedded", hosts, tls=scheme == "https")
 
 
 def _host_port(text: str, default: int) -> str:
@@ -93,7 +95,7 @@ def open_registry(
             "needs tls_ca (and tls_cert, where callers show certificates)" if parsed.tls else "and TLS: want https://…"
         )
         raise ConfigError(SETTING, f"{url} {how}")
-    door = HttpDoor(client, parsed.hosts[0], cluster_id=cluster_id, keys=keys)
+    door = HttpDoor(client, parsed.hosts, cluster_id=cluster_id, keys=keys)
     return EmbeddedRegistry(door, cluster_id=cluster_id, telemetry=telemetry, options=options)
 
 

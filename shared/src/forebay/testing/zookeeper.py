@@ -1,4 +1,4 @@
-"""A real ZooKeeper for tests: one server on loopback from the distribution's jars, with fast ticks.
+"""A real ZooKeeper for tests: one server, or an ensemble, on loopback from the distribution's jars, with fast ticks.
 
 Stopping keeps the data folder, so a restart has the same sessions and nodes; closing removes it.
 """
@@ -36,8 +36,9 @@ admin.enableServer=false
 class ZooKeeperServer:
     """``with ZooKeeperServer() as server: server.address`` is ``host:port``."""
 
-    def __init__(self) -> None:
-        self.port = free_ports(1)[0]
+    def __init__(self, *, port: int | None = None, number: int = 0, others: str = "") -> None:
+        self.port = port or free_ports(1)[0]
+        self._number, self._others = number, others
         self._folder = temporary_folder("zookeeper")
         self._process: Process | None = None
 
@@ -49,11 +50,19 @@ class ZooKeeperServer:
     def start(self) -> None:
         """Starts it and waits until it serves."""
         folder = Path(self._folder.name)
-        (folder / "zoo.cfg").write_text(_CONFIG.format(folder=folder, port=self.port, tick=TICK_MS))
+        text = _CONFIG.format(folder=folder, port=self.port, tick=TICK_MS)
+        (folder / "zoo.cfg").write_text(text + self._others)
+        if self._others:
+            (folder / "myid").write_text(str(self._number))
         flags = ["-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", _class_path()]
         main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
         self._process = Process([_java(), *flags, main, folder / "zoo.cfg"], folder=folder)
-        self._process.wait_ready(self.is_serving, READY_TIMEOUT_S)
+        if not self._others:  # one of an ensemble serves when most are there
+            self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Until it serves."""
+        self._running().wait_ready(self.is_serving, READY_TIMEOUT_S)
 
     def is_serving(self) -> bool:
         """Whether it answers ``ruok``."""
@@ -105,6 +114,44 @@ class ZooKeeperServer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class ZooKeeperEnsemble:
+    """``with ZooKeeperEnsemble() as ensemble``: three servers that agree; any two go on without the third."""
+
+    SIZE = 3
+
+    def __init__(self) -> None:
+        ports = free_ports(3 * self.SIZE)
+        lines = (f"server.{n + 1}=127.0.0.1:{ports[3 * n]}:{ports[3 * n + 1]}" for n in range(self.SIZE))
+        others = "\n".join(lines) + "\n"
+        self.servers = [ZooKeeperServer(port=ports[3 * n + 2], number=n + 1, others=others) for n in range(self.SIZE)]
+
+    @property
+    def address(self) -> str:
+        """All of them, as the registry setting has it."""
+        return ",".join(server.address for server in self.servers)
+
+    def __enter__(self) -> ZooKeeperEnsemble:
+        try:
+            for server in self.servers:
+                server.start()
+            for server in self.servers:
+                server.wait_ready()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kills all and removes their folders."""
+        for server in self.servers:
+            server.close()
 
 
 def _java() -> str:
