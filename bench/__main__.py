@@ -20,6 +20,7 @@ MODULES = {
     "store": ("bench.store",),
     "gateway": ("bench.gateway_warm", "bench.gateway_small", "bench.gateway_names", "bench.gateway_killed"),
     "moving": ("bench.moving_fill", "bench.moving_transport", "bench.moving_balance", "bench.moving_faults"),
+    "metadata": ("bench.metadata", "bench.metadata_failover"),
     "hit_ratio": ("bench.hit_ratio",),
 }
 """Bench names and the modules with their figures, each as ``FIGURES: dict[str, Callable[[Options], Figure]]``."""
