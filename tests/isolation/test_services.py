@@ -47,12 +47,12 @@ def test_a_service_says_its_version(install: Callable[[str], Installed], name: s
     assert run(environment.bin / name, "--version", cwd=environment.folder).strip() == f"{name} 0.1.0"
 
 
-def test_the_client_needs_neither_a_service_nor_the_s3_extra(install: Callable[[str], Installed]) -> None:
+def test_the_client_needs_neither_a_service_nor_an_extra(install: Callable[[str], Installed]) -> None:
     environment = install("forebay")
 
-    for package in (*SERVICES.values(), "aiobotocore", "botocore"):
+    for package in (*SERVICES.values(), "aiobotocore", "botocore", "fsspec", "google_crc32c", "torch"):
         assert environment.python(CAN_IMPORT.format(name=package)).strip() == "False", package
-    skipped = ("forebay.testing", "forebay.ufs.s3")
+    skipped = ("forebay.testing", "forebay.ufs.s3", "forebay.fsspec", "forebay.data", "forebay.torch")
     assert int(environment.python(IMPORT_ALL.format(package="forebay", without=skipped))) > 10
 
 

@@ -338,8 +338,9 @@ class Master:
         await stop.wait()
 
     async def _start(self) -> None:
-        await self._set_up_mounts(self.prepared.requests)
+        # The registry first: the mounts may lie in it, and only its start has a time after which it is given up.
         await self.registry.start(Deadline.after(self.settings.registry_timeout_s))
+        await self._set_up_mounts(self.prepared.requests)
         while not self._is_leaving:
             try:
                 await self.registry.announce(self.member())
