@@ -69,6 +69,7 @@ from forebay.contracts import (
     WithdrawRequest,
     encode,
 )
+from forebay.contracts.overview import MountView, OverviewReply, ReadSample, TierView, Trouble, WorkerView
 from forebay.contracts.tickets import TicketClaims
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -90,6 +91,18 @@ MEMBER = Member(
     available_bytes=1 << 29,
     version="0.1.0",
 )
+TIER_VIEW = TierView(tier="MEM", capacity_bytes=1 << 30, used_bytes=1 << 29, in_service=True)
+WORKER_VIEW = WorkerView(
+    member=MEMBER,
+    age_s=0.5,
+    serving_weight=0.25,
+    reads_in_flight=3,
+    tiers=(TIER_VIEW,),
+    slow_because=("it is draining",),
+)
+MOUNT_VIEW = MountView(mount_id="m1", path="/data", source="s3://b/p", names=7, held_bytes=1 << 29, room_share=0.5)
+SAMPLE = ReadSample(at_s=1.5, span_s=2.0, local=1, mem=2, ssd=3, peer=4, ufs=5)
+TROUBLE = Trouble(at_s=1.5, member_id="worker-1", level="error", event="tier_error", reason="ENOSPC")
 MOUNT = Mount(
     mount_id="m1",
     generation=3,
@@ -224,6 +237,11 @@ EXAMPLES: tuple[Record, ...] = (
         service="forebay-worker", member_id="worker-1", version="0.1.0", wire_version=1,
         started_at_s=1_700_000_000.25, ready=False, waiting_for=("registry",),
         settings={"port": 7071, "uds": None}, detail={"blocks": 3, "tiers": {"MEM": 1 << 30}},
+    ),
+    TIER_VIEW, WORKER_VIEW, MOUNT_VIEW, SAMPLE, TROUBLE,
+    OverviewReply(
+        cluster_id="forebay", at_s=2.5, map_epoch=4, members=(MEMBER,), workers=(WORKER_VIEW,), mounts=(MOUNT_VIEW,),
+        samples=(SAMPLE,), troubles=(TROUBLE,),
     ),
     TicketClaims(
         cluster="forebay", mount_id="m1", generation=3, prefix="", client="fuse-1", rights="r", expires_at_s=1.5

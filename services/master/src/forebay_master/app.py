@@ -55,6 +55,7 @@ from forebay.ufs import AllowedRoots, Ufs, UfsUri, open_ufs
 from forebay_master import listings, records
 from forebay_master.catalog import Catalog
 from forebay_master.changes import Feed
+from forebay_master.dashboard import DashboardRoutes
 from forebay_master.database import Database
 from forebay_master.handlers import MasterRoutes
 from forebay_master.leading import Leading, follow, settle, write_maps
@@ -65,6 +66,7 @@ from forebay_master.loads import Loads
 from forebay_master.mount_store import MountStore, SqliteMountStore
 from forebay_master.mounts import Mounts
 from forebay_master.observe import Meters
+from forebay_master.overview import Overview
 from forebay_master.settings import (
     KEY_FILE_NAME,
     MOUNT_SETTING,
@@ -269,6 +271,14 @@ class Master:
             admin_token=prepared.admin_token,
             tls=prepared.tls,
         )
+        self.overview = Overview(
+            self.registry.current,
+            self.client,
+            self.status,
+            member_id=self.member_id,
+            cluster_id=self.settings.cluster_id,
+        )
+        DashboardRoutes(self.overview).add_to(app)
         MasterRoutes(self.catalog, self.mounts, self.trees, self.tickets, self.feed, lambda: self._is_open).add_to(app)
         LoadRoutes(self.loads, lambda: self._is_open).add_to(app)
         if self.hub is not None:
@@ -334,6 +344,7 @@ class Master:
             self.spawner.spawn("mounts followed", follow(self.mounts))
         self.spawner.spawn("start", self._start())
         self.spawner.spawn("counts", self._keep_counts())
+        self.spawner.spawn("overview", self.overview.run())
         self.syncs.sweep_soon()
         await stop.wait()
 

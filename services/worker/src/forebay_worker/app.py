@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 
 import forebay_worker
@@ -383,6 +383,8 @@ class Worker:
                 **self.keeping.status(),
                 **self.checks.status(),
                 "serving_weight": self.weight(self.routes.in_flight),
+                **gauges.seen(self.metrics, self.store),
+                **{f"recent {n}": dict(asdict(line)) for n, line in enumerate(logs.recent())},
                 "blocks": blocks,
                 "reads_in_flight": self.routes.in_flight,
                 "fills_in_flight": self.queue.in_flight,

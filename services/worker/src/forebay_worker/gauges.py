@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from forebay.errors import Detail
 from forebay.telemetry import Metrics
 from forebay_worker.lanes import Lanes
+from forebay_worker.observe import WorkerMetrics
 from forebay_worker.room import Held
 from forebay_worker.scrub import Scrubber
 from forebay_worker.store import Store
 
 Series = dict[tuple[str, ...], float]
+READ_SOURCES = ("mem", "ssd", "peer", "ufs")
+
+
+def seen(metrics: WorkerMetrics, store: Store) -> dict[str, dict[str, Detail]]:
+    """For the status: reads by source since the start (``local``: past this worker), bytes held by mount."""
+    reads: dict[str, Detail] = {name: int(metrics.reads.value(name)) for name in READ_SOURCES}
+    held: dict[str, Detail] = {}
+    for number in range(len(store.tiers)):
+        for mount, of_it in store.index.mounts(number).items():
+            before = held.get(mount, 0)
+            held[mount] = of_it.used_bytes + (before if isinstance(before, int) else 0)
+    return {"reads": reads | {"local": int(metrics.hits.value("local"))}, "held_bytes": held}
 
 
 def observe(metrics: Metrics, store: Store, scrubber: Scrubber) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from dataclasses import dataclass
 from typing import Any, cast
 
 import structlog
@@ -52,6 +53,38 @@ def redact(text: str) -> str:
     return _SECRET_TEXT.sub(MASK, text)
 
 
+RECENT_MAX = 50
+TROUBLE_CHARS_MAX = 300
+
+
+@dataclass(frozen=True)
+class Line:
+    """A warning or an error that was logged."""
+
+    at_s: float
+    level: str
+    event: str
+    reason: str
+
+
+_RECENT: deque[Line] = deque(maxlen=RECENT_MAX)
+
+
+def recent() -> list[Line]:
+    """The last warnings and errors of this process, newest first; secrets are masked."""
+    return list(reversed(_RECENT))
+
+
+class _Recent(logging.Handler):
+    """Keeps the last warnings and errors for the status page."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        said = record.msg if isinstance(record.msg, dict) else {"event": record.getMessage()}
+        reason = next((str(said[name]) for name in ("reason", "error", "message") if said.get(name)), "")
+        event, why = (redact(text)[:TROUBLE_CHARS_MAX] for text in (str(said.get("event", "")), reason))
+        _RECENT.append(Line(record.created, record.levelname.lower(), event, why))
+
+
 def setup(service: str, level: str, json: bool) -> None:
     """Configures this process's logging, the standard library's loggers of third parties included.
 
@@ -65,7 +98,7 @@ def setup(service: str, level: str, json: bool) -> None:
     handler.setFormatter(_formatter(service, json=json))
     handler.addFilter(_Sparse("opentelemetry."))
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, _Recent(logging.WARNING)]
     root.setLevel(max(number, logging.WARNING))
     logging.getLogger("forebay").setLevel(number)
 
