@@ -23,7 +23,7 @@ DISTRIBUTIONS := forebay forebay-master forebay-worker forebay-fuse
 SYNC := $(UV) pip sync -q --require-hashes
 EDITABLE := $(UV) pip install -q --python .venv --no-deps --no-build-isolation $(MEMBERS:%=-e %)
 
-.PHONY: help setup demo test check bench clean lock system docs
+.PHONY: help setup demo test check bench clean lock system docs compose-test
 
 help:
 	@echo 'make demo [SMALL=1] [SOURCE=s3://…|/folder] [REGISTRY=zookeeper]   see it work'
@@ -64,6 +64,11 @@ bench: setup
 docs: .venv/.dev-stamp
 	$(PY) docs/write.py
 
+# The cluster of compose/ on an engine of its own: built, hurt, scaled, taken down. Minutes, and root.
+compose-test: system .venv/.dev-stamp
+	@.ci/system compose
+	compose/test/run.sh
+
 clean:
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -75,7 +80,7 @@ lock: .tools/uv/.stamp
 	done
 	@$(UV) export -q --frozen --package forebay-all --no-default-groups --group build --no-emit-workspace --no-header -o requirements/run.txt
 	@$(UV) export -q --frozen --package forebay-all --group dev --no-emit-workspace --no-header -o requirements/dev.txt
-	@for name in demo tools uv; do \
+	@for name in demo tools uv s3-server wheel; do \
 	  $(UV) pip compile -q --no-deps --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	    requirements/$$name.in -o requirements/$$name.txt || exit; \
 	done
