@@ -52,7 +52,7 @@ engine_images() {
       --customize-hook='mkdir -p "$1/usr/local/bin" && ln -s /usr/bin/python3 "$1/usr/local/bin/python"' \
       --customize-hook='cp /etc/ssl/certs/ca-certificates.crt "$1/etc/ssl/certs/ca-certificates.crt"' \
       --customize-hook='rm -rf "$1"/var/cache/apt/archives/*.deb "$1"/var/lib/apt/lists/*' \
-      bookworm "$tar.new" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
+      bookworm "$tar.new" ${DEBIAN_MIRROR:+"$DEBIAN_MIRROR"}
     mv "$tar.new" "$tar"
   fi
   docker import "$tar" python:3.11-slim-bookworm >/dev/null

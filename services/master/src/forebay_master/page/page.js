@@ -127,8 +127,10 @@ function show(seen) {
 function showLoads(loads) {
   at("loads-part").hidden = !loads.length;
   fill("loads", loads.map((load) => {
-    const total = load.total_bytes || 0, done = load.done_bytes || 0;
-    return row(load.path || load.load_id || "", load.state || "", total ? `${bytes(done)} of ${bytes(total)}` : bytes(done));
+    const total = load.plan ? load.plan.bytes : 0, share = total ? load.done_bytes / total : 0;
+    const done = made("div", `${bytes(load.done_bytes)} of ${bytes(total)}`);
+    done.append(bar(share, "MEM"));
+    return row(load.request.path, load.message ? `${load.state}: ${load.message}` : load.state, done);
   }), "No load.");
 }
 
