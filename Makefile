@@ -46,7 +46,7 @@ AGAIN := --last-failed --last-failed-no-failures none
 
 test: setup
 	@status=0; \
-	fast='tests/unit tests/property tests/contract'; slow='tests/isolation tests/integration tests/fuse tests/crash'; \
+	fast='tests/unit tests/property tests/contract'; slow='tests/deploy tests/isolation tests/integration tests/fuse tests/crash'; \
 	$(PY) -m pytest -n 2 $$fast || { echo 'once more, alone:'; $(PY) -m pytest $(AGAIN) $$fast || status=1; }; \
 	$(PY) -m pytest $$slow || { echo 'once more, alone:'; $(PY) -m pytest $(AGAIN) $$slow || status=1; }; \
 	exit $$status
