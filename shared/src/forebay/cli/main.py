@@ -11,6 +11,7 @@ import typer
 
 from forebay.cli import bench, checking, keeping, loads, reading, running, settings, sync, workers
 from forebay.cli.api import REGISTRY_DEFAULT, Where
+from forebay.cli.doctor.command import doctor
 from forebay.cli.door import EXIT_CODES, errors
 from forebay.cli.options import from_file, path_of, text_of
 from forebay.runtime import logs
@@ -89,6 +90,7 @@ app.command(rich_help_panel=KEEP)(keeping.ttl)
 app.add_typer(workers.app, name="workers", rich_help_panel=OPERATE)
 app.add_typer(settings.app, name="settings", rich_help_panel=OPERATE)
 app.add_typer(checking.app, name="config", rich_help_panel=OPERATE)
+app.command(rich_help_panel=OPERATE)(doctor)
 app.command(rich_help_panel=OPERATE)(bench.bench)
 
 

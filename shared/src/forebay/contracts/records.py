@@ -386,7 +386,7 @@ class SettingsReply(Record, frozen=True):
 
 
 class StatusReply(Record, frozen=True):
-    """``GET /v1/status`` of any service; ``detail`` is the service's own part."""
+    """``GET /v1/status`` of any service; ``detail`` is the service's own part, ``now_s`` its clock."""
 
     service: ShortText
     member_id: ShortText
@@ -394,6 +394,7 @@ class StatusReply(Record, frozen=True):
     wire_version: int
     started_at_s: float
     ready: bool
+    now_s: float = 0.0
     waiting_for: tuple[str, ...] = ()
     settings: dict[str, str | int | float | bool | None] = field(default_factory=dict)
     detail: dict[str, str | int | float | bool | dict[str, str | int | float | bool | None] | None] = field(

@@ -6,10 +6,12 @@ import asyncio
 import hmac
 import ipaddress
 import os
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import msgspec
 import orjson
 from aiohttp import web
 
@@ -295,7 +297,7 @@ async def _metrics(request: web.Request) -> web.Response:
 @operation(gives=StatusReply)
 async def _status(request: web.Request) -> web.Response:
     """What the service says of itself: settings, what it waits for, how its parts are."""
-    return record_response(request.app[STATUS]())
+    return record_response(msgspec.structs.replace(request.app[STATUS](), now_s=time.time()))
 
 
 @operation()
