@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import errno
 import re
+import shlex
+from typing import Any
 
 import pytest
+import typer
 
+from forebay.cli.main import app
 from forebay.errors import WIRE_ERRORS
 from forebay.runtime import ServiceSettings
 from forebay_fuse.errno_door import errno_of
@@ -38,6 +42,22 @@ def test_the_commands_of_a_service_have_flags_that_exist(service: str) -> None:
 
     assert fields(command)
     assert fields(command) <= set(SETTINGS[service].model_fields)
+
+
+def forebay_lines() -> list[list[str]]:
+    """The ``forebay …`` commands of the README as words, without what a command that they start is told."""
+    lines = re.findall(r"^forebay (?!-worker|-master|-fuse)(.*)$", README, re.MULTILINE)
+    return [shlex.split(line.partition(" -- ")[0], comments=True) for line in lines]
+
+
+@pytest.mark.parametrize("words", forebay_lines(), ids=" ".join)
+def test_each_line_of_the_command_is_one_that_it_takes(words: list[str]) -> None:
+    command: Any = typer.main.get_command(app)
+    while words and isinstance(command, typer.core.TyperGroup):
+        assert words[0] in command.commands, words
+        command, words = command.commands[words[0]], words[1:]
+
+    command.make_context(command.name, list(words))
 
 
 def test_flags_in_the_text_about_services_exist_in_one_of_them() -> None:

@@ -24,7 +24,7 @@ from forebay.telemetry import Metrics
 READS = 24
 """Reads of the probe's first block: with two-choice selection each of a few replicas is asked twice by then."""
 
-COPIES_WAIT_S = 10.0
+COPIES_WAIT_S = 5.0
 LOOKED_AT_MAX = 1000
 _VERSION = re.compile(
     r'^http_server_request_duration_seconds_count\{([^}]*http_route="/v1/blocks/\{block_id\}"[^}]*)\} ([0-9.e+]+)$',
