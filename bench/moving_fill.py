@@ -1,7 +1,8 @@
 """Figures of filling: a dataset from an S3 server on this host into one worker, near, far away, and of small objects.
 
 Ours is a new cluster each run (one master, one worker, default settings). A client lists the dataset and asks for the
-first byte of each block, which has the worker complete it; the run is over when all blocks are sealed. What the worker
+first byte of each block, which has the worker complete it, or, if they are small, has the worker fill many at a time;
+the run is over when all blocks are sealed. What the worker
 brought in is read from its own counters.
 """
 
@@ -27,10 +28,23 @@ from bench.figures import Figure, Options, compare, environment, say
 from forebay.cli.children import get
 from forebay.cli.cluster import ClusterSpec, LocalCluster
 from forebay.client import Client, ClientOptions
+from forebay.contracts import (
+    BlockTarget,
+    Entry,
+    FillReply,
+    FillRequest,
+    LookupReply,
+    LookupRequest,
+    TicketReply,
+    TicketRequest,
+)
+from forebay.contracts.blocks import FILL_PATH, TICKET_HEADER
+from forebay.runtime import Deadline
 from forebay.telemetry import quiet
 from forebay.testing.faults import FaultProxy, Faults
 from forebay.testing.s3 import S3Server
 from forebay.testing.tools import tool
+from forebay.transport import HttpClient
 
 MIB = 1 << 20
 BUCKET = "bench"
@@ -38,6 +52,10 @@ MEMORY = Path("/dev/shm")
 RUN_TIMEOUT_S = 600
 POLL_S = 0.05
 ASKED_AT_ONCE = 256
+SMALL_BYTES = 1 << 20
+FILL_TARGETS, FILL_REQUESTS = 500, 2
+"""Small files are filled by command: targets in a request, and requests at a time."""
+
 PATIENCE_S = 300.0
 """First bytes wait for their turn behind the rest of the dataset here."""
 
@@ -139,10 +157,13 @@ async def _fill(cluster: LocalCluster, dataset: Dataset, filled: Filled, began_s
     )
     async with Client(options, quiet()) as client, asyncio.TaskGroup() as group:
         group.create_task(_watch(cluster, dataset, filled, began_s))
-        names = [entry.name async for entry in client.list("/")]
-        if len(names) != dataset.count:
-            raise RuntimeError(f"{len(names)} of {dataset.count} names")
-        names.reverse()
+        entries = [entry async for entry in client.list("/")]
+        if len(entries) != dataset.count:
+            raise RuntimeError(f"{len(entries)} of {dataset.count} names")
+        if dataset.size <= SMALL_BYTES:
+            group.create_task(_command(cluster, entries))
+            return
+        names = [entry.name for entry in reversed(entries)]
         for _ in range(ASKED_AT_ONCE):
             group.create_task(_ask(client, names))
 
@@ -154,6 +175,41 @@ async def _ask(client: Client, names: list[str]) -> None:
             await reader.read(0, 1)
         finally:
             await reader.close()
+
+
+async def _command(cluster: LocalCluster, entries: Sequence[Entry]) -> None:
+    """Small files are filled by command, many in a request."""
+    http, deadline = HttpClient(None), Deadline.after(PATIENCE_S)
+    master, worker = cluster.address("master"), cluster.address("worker-0")
+    try:
+        found = await http.call(master, "/v1/lookup", LookupRequest(path="/"), LookupReply, deadline=deadline)
+        mount_id = found.mount_id or ""
+        asked = TicketRequest(path="/", client_id="bench")
+        ticket = await http.call(master, "/v1/tickets", asked, TicketReply, deadline=deadline)
+        parts = [_targets(mount_id, entries[at : at + FILL_TARGETS]) for at in range(0, len(entries), FILL_TARGETS)]
+        queue = iter(parts)
+
+        async def fill() -> None:
+            for part in queue:
+                headers = {TICKET_HEADER: ticket.ticket}
+                reply = await http.call(worker, FILL_PATH, part, FillReply, deadline=deadline, headers=headers)
+                if reply.failed:
+                    raise RuntimeError(f"{len(reply.failed)} were not filled, the first: {reply.failed[0]}")
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(FILL_REQUESTS):
+                group.create_task(fill())
+    finally:
+        await http.close()
+
+
+def _targets(mount_id: str, entries: Sequence[Entry]) -> FillRequest:
+    layouts = [entry.layout for entry in entries if entry.layout is not None]
+    return FillRequest(
+        targets=tuple(
+            BlockTarget(mount_id=mount_id, key=e.key, size=e.size, fingerprint=e.fingerprint, index=0) for e in layouts
+        )
+    )
 
 
 async def _watch(cluster: LocalCluster, dataset: Dataset, filled: Filled, began_s: float) -> None:

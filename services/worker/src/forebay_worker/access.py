@@ -79,6 +79,13 @@ class Gate:
             _remember(self._asked, text, asked)
         return asked
 
+    def check_target(self, target: BlockTarget, ticket: str, *, now_s: float, grace_s: float = 0.0) -> Asked:
+        """As ``check``, for a target without the id that its client derived."""
+        claims = self._verify(ticket, now_s, grace_s)
+        mounted = self._mounted(claims, target)
+        check_reach(claims, target)
+        return derive(None, target, mounted, expires_at_s=claims.expires_at_s, version=self._book.version)
+
     def _check(self, block_id: str, query: str, ticket: str, *, now_s: float, grace_s: float) -> Asked:
         if not is_block_id(block_id):
             raise InvalidRequest("a block id is 32 lower-case hex digits", field="block_id")
@@ -126,8 +133,8 @@ def check_reach(claims: TicketClaims, target: BlockTarget) -> None:
         raise TicketOutOfPrefix("the key is outside the ticket's prefix", reason="prefix")
 
 
-def derive(block_id: str, target: BlockTarget, mounted: Mounted, *, expires_at_s: float, version: int) -> Asked:
-    """The block that ``target`` names under this mount, compared with the id in the request.
+def derive(block_id: str | None, target: BlockTarget, mounted: Mounted, *, expires_at_s: float, version: int) -> Asked:
+    """The block that ``target`` names under this mount, compared with the id in the request if there is one.
 
     Raises:
         InvalidRequest: the key is no path, there is no such block, or the id is another one.
@@ -136,11 +143,12 @@ def derive(block_id: str, target: BlockTarget, mounted: Mounted, *, expires_at_s
     length = identity.block_length(target.size, mount.block_size, target.index)
     if length == 0:
         raise InvalidRequest("the file has no such block", index=target.index, size=target.size)
-    version_id = mounted.uri.version_id(mount.options, target.key, target.fingerprint)
-    if identity.block_id(version_id, mount.block_size, target.index) != block_id:
+    version_id = identity.version_id(mounted.ufs_id, mounted.uri.full_key(target.key), target.fingerprint)
+    derived = identity.block_id(version_id, mount.block_size, target.index)
+    if block_id not in {None, derived}:
         raise InvalidRequest("the block id does not belong to this target under this mount", reason="block_id")
     return Asked(
-        block_id=block_id,
+        block_id=derived,
         target=target,
         mounted=mounted,
         geometry=Geometry(length),

@@ -43,6 +43,7 @@ from forebay_worker.directory import TierDirectory, TierSpec
 from forebay_worker.entrance import Entrance
 from forebay_worker.files import IoThreads
 from forebay_worker.fill import Filler
+from forebay_worker.filling import FillRoutes
 from forebay_worker.goodput import Bounds, Plan
 from forebay_worker.handlers import BlockRoutes, HandlerOptions
 from forebay_worker.hints import Hints
@@ -213,6 +214,7 @@ class Worker:
         self.rebalance = Rebalance(self.member_id, self.store, self.homes, self.client, self.ring, settings.cluster_id)
         self.routes.on_asked = self._asked
         self.routes.on_touched = self.prefetch.asked
+        fills = FillRoutes(entrance, origins, self.filler, self._asked)
         self.keeping = Keeping(
             self.store, self.policies, self.ledger, self.book, self.pool, tuning_of(settings), self._take
         )
@@ -230,6 +232,7 @@ class Worker:
         app[OPEN_SOCKETS].add(self.socket.name)
         self.routes.add_to(app)
         self.prefetch.add_to(app)
+        fills.add_to(app)
         AdminRoutes(self.keeping).add_to(app)
         HoldingRoutes(self.store, self.ring, settings.cluster_id).add_to(app)
         PlaceRoutes(self.rebalance, self._drain, self._weigh).add_to(app)

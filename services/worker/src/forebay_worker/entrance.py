@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from forebay.contracts import BlockTarget
 from forebay.errors import NotFound
 from forebay_worker.access import Asked, Gate
 from forebay_worker.mount_watch import MountWatch
@@ -41,6 +42,18 @@ class Entrance:
             await self._watch.changed(version, MOUNT_WAIT_S)
             return self._check(block_id, query, ticket)
 
+    async def check_target(self, target: BlockTarget, ticket: str) -> Asked:
+        """See ``Gate.check_target``."""
+        version = self._book.version
+        try:
+            return self._gate.check_target(target, ticket, now_s=self._now(), grace_s=self._grace_s)
+        except NotFound:
+            await self._watch.changed(version, MOUNT_WAIT_S)
+            return self._gate.check_target(target, ticket, now_s=self._now(), grace_s=self._grace_s)
+
+    @property
+    def _grace_s(self) -> float:
+        return 0.0 if self._watch.sees_master else self._ticket_grace_s
+
     def _check(self, block_id: str, query: str, ticket: str) -> Asked:
-        grace_s = 0.0 if self._watch.sees_master else self._ticket_grace_s
-        return self._gate.check(block_id, query, ticket, now_s=self._now(), grace_s=grace_s)
+        return self._gate.check(block_id, query, ticket, now_s=self._now(), grace_s=self._grace_s)

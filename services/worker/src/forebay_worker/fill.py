@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import google_crc32c
 
-from forebay.errors import ForebayError, InternalError, NotFound, StaleVersion
+from forebay.errors import ForebayError, InternalError, NotCached, NotFound, StaleVersion
 from forebay.runtime import logs
 from forebay_worker.access import Asked
 from forebay_worker.block import Block, State
@@ -33,6 +33,8 @@ WRITE_BYTES = 512 << 10
 
 SUM_BYTES = 128 << 10
 """The checksum takes bytes objects alone, so what it sums is copied; this much stays in the processor's cache."""
+
+SMALL_BYTES = 512 << 10
 
 ATTEMPTS_MAX = 3
 BACKOFF_S = 0.1
@@ -69,6 +71,15 @@ class Filling:
     context: Context = field(default_factory=copy_context)
     waiters: dict[int, set[asyncio.Future[None]]] = field(default_factory=dict)
     error: ForebayError | None = None
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is fetched in one piece, and written and sealed in one step."""
+        return self.block.extents.geometry.count == 1 and self.block.length <= SMALL_BYTES
+
+    def is_over(self) -> bool:
+        """Whether it was given up (asked anew after each await)."""
+        return self.error is not None
 
     def wake(self, extent: int, error: ForebayError | None = None) -> None:
         """Lets go of those who wait for an extent."""
@@ -148,6 +159,29 @@ class Filler:
             self._queue.complete(filling.block.block_id)
             self._pump()
 
+    async def begin(self, asked: Asked, source: BlockSource) -> Filling | None:
+        """Fills all of a block in the background; ``None`` if it is here already.
+
+        Raises:
+            NotCached: it cannot be kept.
+        """
+        block = await self.admit(asked, source)
+        if block is None or block.length != asked.length:
+            raise NotCached("the block cannot be kept here", block_id=asked.block_id)
+        filling = self.get(block)
+        if filling is not None:
+            self.complete(filling)
+        return filling
+
+    async def finished(self, filling: Filling) -> None:
+        """Until all of a block is here. Raises as ``wait``."""
+        reader = self.want(filling, [])
+        try:
+            for extent in range(filling.block.extents.geometry.count):
+                await self.wait(filling, reader, extent)
+        finally:
+            self.unwant(filling, reader)
+
     def want(self, filling: Filling, extents: list[int]) -> int:
         """A new reader waits for extents; returns its number for ``wait`` and ``unwant``."""
         reader = next(self._readers)
@@ -203,7 +237,10 @@ class Filler:
         count = block.extents.geometry.count if source.is_atomic else 1
         self._queue.open(block.block_id, block.extents, run_extents_max=count, lane=source.lane)
         block.busy += 1
-        self._spawner.spawn("open_block", self._open(filling))
+        if filling.is_small:
+            opened.get_loop().call_soon(self._rest, filling)  # whoever wants it has said so by then
+        else:
+            self._spawner.spawn("open_block", self._open(filling))
 
     async def _open(self, filling: Filling) -> None:
         try:
@@ -245,21 +282,45 @@ class Filler:
 
     async def _fetch(self, filling: Filling, run: Run) -> None:
         start, stop = filling.block.extents.geometry.span(run.first, run.count)
-        sink = _Sink(self, filling, run, start)
+        sink = None if filling.is_small else _Sink(self, filling, run, start)
         for attempt in range(ATTEMPTS_MAX):
             try:
-                source = filling.source
-                async with closing(source.lend(sink.position, stop - sink.position)) as pieces:
-                    async for piece in pieces:
-                        await sink.take(piece, source.name)
-                if sink.position != stop:
-                    raise InternalError("a source gave less than it was asked for", missing_bytes=stop - sink.position)
+                if sink is None:
+                    await self._fetch_small(filling, run)
+                else:
+                    await self._fetch_into(sink, filling.source, stop)
                 return
             except ForebayError as e:
                 if not e.retryable or attempt == ATTEMPTS_MAX - 1 or filling.error is not None:
                     raise
                 self._lanes.throttled(run.lane)
                 await asyncio.sleep(BACKOFF_S * 2**attempt * self._lanes.jitter())
+
+    @staticmethod
+    async def _fetch_into(sink: _Sink, source: BlockSource, stop: int) -> None:
+        async with closing(source.lend(sink.position, stop - sink.position)) as pieces:
+            async for piece in pieces:
+                await sink.take(piece, source.name)
+        if sink.position != stop:
+            raise InternalError("a source gave less than it was asked for", missing_bytes=stop - sink.position)
+
+    async def _fetch_small(self, filling: Filling, run: Run) -> None:
+        block, source = filling.block, filling.source
+        data = await source.take(0, block.length)
+        if len(data) != block.length:
+            raise InternalError("a source gave other than it was asked for", length=len(data), expected=block.length)
+        if filling.is_over():
+            return
+        file = await self._store.put_small(block, data)
+        self._metrics.filled.add(len(data), source.name)
+        self._lanes.came(run.lane, len(data))
+        if filling.is_over():  # its name is free only when this file is gone
+            await self._store.threads.run(self._store.tiers[block.tier].remove, block.block_id, sealed=True)
+            return
+        self._store.sealed_small(block, file)
+        self._queue.landed(run, 0)
+        filling.wake(0)
+        self._forget(block)
 
     async def write(self, file: BlockFile, piece: Held, source: str, lane: str) -> int:
         """Writes bytes of one extent; returns its sum so far."""

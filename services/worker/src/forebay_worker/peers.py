@@ -37,7 +37,7 @@ from forebay.errors import (
 )
 from forebay.runtime import Deadline
 from forebay_worker.extents import Geometry
-from forebay_worker.sources import UfsSource, closing
+from forebay_worker.sources import UfsSource, closing, joined
 
 PEER_TIMEOUT_S = 10.0
 """One extent from the home; then the under store is asked instead."""
@@ -166,6 +166,12 @@ class PeerSource:
     def lend(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
         """See ``BlockSource``."""
         return self._pieces(start, length, self._behind.lend)
+
+    async def take(self, start: int, length: int) -> bytes:
+        """See ``BlockSource``."""
+        if not self._calls:
+            return await self._behind.take(start, length)
+        return await joined(self.lend(start, length))
 
     async def _pieces(
         self, start: int, length: int, behind: Callable[[int, int], AsyncIterator[bytes | memoryview]]

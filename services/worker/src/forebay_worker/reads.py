@@ -14,7 +14,7 @@ from forebay.contracts.blocks import Source as SourceName
 from forebay.errors import InternalError, NotCached
 from forebay_worker.access import Asked
 from forebay_worker.block import Block, State
-from forebay_worker.files import Corrupt, TierFailed
+from forebay_worker.files import BlockFile, Corrupt, TierFailed
 from forebay_worker.fill import Abandoned, Filler, Filling
 from forebay_worker.moves import Mover
 from forebay_worker.observe import WorkerMetrics
@@ -209,12 +209,12 @@ class Reads:
             self._filler.complete(filling)
         tier, awaited, position = self._tier_name(block), frozenset(missing), part.start
         try:
-            file = await self._filler.opened(filling)
             while position < part.stop:
                 extent = position // extents.geometry.extent_size
                 if extent not in extents:
                     await self._filler.wait(filling, reader, extent)
                     continue
+                file = await self._file_of(filling)
                 until = min(part.stop, extents.geometry.span(extent)[1])
                 name = filling.source.name if extent in awaited else tier
                 async for piece in file.read(position, until, self._store.threads):
@@ -222,6 +222,12 @@ class Reads:
                 position = until
         finally:
             self._filler.unwant(filling, reader)
+
+    async def _file_of(self, filling: Filling) -> BlockFile:
+        """The file of a block of which something is present; it may have been sealed meanwhile."""
+        if self._filler.get(filling.block) is filling or filling.block.state is not State.SEALED:
+            return await self._filler.opened(filling)
+        return await self._store.open(filling.block)
 
     async def _through(self, source: BlockSource, start: int, stop: int) -> AsyncIterator[Piece]:
         """Past the tiers."""

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 
 from forebay.contracts.blocks import Source as SourceName
 from forebay.errors import RangeNotSatisfiable, StaleVersion
-from forebay.ufs import Ufs
+from forebay.ufs import Ufs, takes_whole
 
 T = TypeVar("T")
 
@@ -43,6 +43,9 @@ class BlockSource(Protocol):
 
     def lend(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
         """As ``read``, but a piece is the receiver's only until the next is asked for (see ``Ufs.lend``)."""
+
+    async def take(self, start: int, length: int) -> bytes:
+        """As ``read``, in one piece: for short ranges."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,24 @@ class UfsSource:
                     yield piece
         except RangeNotSatisfiable as e:
             raise StaleVersion("the file is shorter than was claimed", key=self.key) from e
+
+    async def take(self, start: int, length: int) -> bytes:
+        """See ``BlockSource``."""
+        ufs = await self.opened()
+        if not takes_whole(ufs):
+            return await joined(self.lend(start, length))
+        if self.admit is not None:
+            await self.admit(length)
+        try:
+            return await ufs.take(self.key, self.offset + start, length, fingerprint=self.fingerprint, size=self.size)
+        except RangeNotSatisfiable as e:
+            raise StaleVersion("the file is shorter than was claimed", key=self.key) from e
+
+
+async def joined(pieces: AsyncIterator[bytes | memoryview]) -> bytes:
+    """All pieces as one."""
+    async with closing(pieces) as body:
+        return b"".join([bytes(piece) async for piece in body])
 
 
 def closing(iterator: AsyncIterator[T]) -> AbstractAsyncContextManager[AsyncIterator[T]]:

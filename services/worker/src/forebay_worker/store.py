@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import google_crc32c
+
 from forebay.runtime import logs
 from forebay_worker.block import Block, State
 from forebay_worker.directory import TierDirectory, is_open_elsewhere
@@ -31,6 +33,9 @@ EVICT_PERIOD_S = 0.5
 
 SYNC_PERIOD_S = 5.0
 """How often small blocks are brought to the disk."""
+
+DROPPED_HERE_BYTES = 1 << 20
+"""A mapping of at most this much is undone at once: a thread would cost more."""
 
 
 @dataclass
@@ -279,6 +284,27 @@ class Store:
         self.index.sealed(block, crcs)
         self._files.put(block.block_id, file)
 
+    async def put_small(self, block: Block, data: bytes) -> BlockFile:
+        """Writes and seals a block of one extent at once; ``sealed_small`` makes it the index's. On tmpfs that is done
+        right here (0.1 ms for 100 KiB, as much as handing it to a thread costs, and nothing there to wait for).
+
+        Raises:
+            TierFailed: the directory erred.
+        """
+        tier = self.tiers[block.tier]
+        if not tier.in_memory:
+            return await self.threads.run(_put, tier, block.block_id, data, block.dataset)
+        try:
+            return _put(tier, block.block_id, data, block.dataset)
+        except OSError as e:
+            raise translated(e) from e
+
+    def sealed_small(self, block: Block, file: BlockFile) -> None:
+        """What ``put_small`` wrote is the block from now on."""
+        self.index.landed(block, 0)
+        self.index.sealed(block, file.all_crcs())
+        self._files.put(block.block_id, file)
+
     async def create_in(self, number: int, block: Block) -> BlockFile:
         """The empty file of a copy of a block in another tier. Raises ``TierFailed``."""
         tier = self.tiers[number]
@@ -349,7 +375,8 @@ class Store:
         return self.tiers[block.tier].spec.tier.lower()
 
     def _let_go(self, file: BlockFile) -> None:
-        self.threads.start(_drop, file)
+        if file.length > DROPPED_HERE_BYTES:
+            self.threads.start(_drop, file)
 
     async def sync(self) -> None:
         """Brings small blocks to the disks, so that another boot of the machine finds them trustworthy."""
@@ -382,6 +409,14 @@ def _create(tier: TierDirectory, block_id: str, length: int, dataset: str, prese
     else:
         fd, part_map = tier.reopen_part(block_id, length, dataset, present)
     return BlockFile(fd, length, in_memory=tier.in_memory, crcs=present, part_map=part_map)
+
+
+def _put(tier: TierDirectory, block_id: str, data: bytes, dataset: str) -> BlockFile:
+    file = _create(tier, block_id, len(data), dataset, None)
+    file.write([data], 0)
+    file.land(0, google_crc32c.value(data))
+    _seal(tier, block_id, file, file.all_crcs(), dataset)
+    return file
 
 
 def _seal(tier: TierDirectory, block_id: str, file: BlockFile, crcs: tuple[int, ...], dataset: str) -> None:

@@ -271,6 +271,28 @@ class BlockTarget(Record, frozen=True):
     index: Count
 
 
+class FillRequest(Record, frozen=True):
+    """Have these blocks of one mount here, all of each, behind what readers wait for. For many small ones: a request
+    for each would cost more than its fill."""
+
+    targets: Annotated[tuple[BlockTarget, ...], Meta(max_length=1024)]
+
+
+class FillFailure(Record, frozen=True):
+    """What became of one target: its position in the request, and the error."""
+
+    position: Count
+    code: ShortText
+    message: str = ""
+
+
+class FillReply(Record, frozen=True):
+    """``complete`` of the blocks are here now."""
+
+    complete: Count
+    failed: tuple[FillFailure, ...] = ()
+
+
 class Touch(Record, frozen=True):
     """Local reads of one block that its worker did not see."""
 

@@ -1,6 +1,17 @@
 """Under stores: where the data comes from. One Protocol (``Ufs``), S3 and files behind it, and what may be touched."""
 
-from forebay.ufs.base import PAGE_NAMES_MAX, Credentials, Ufs, UfsDir, UfsEntry, UfsFile, UfsLimits, UfsPage
+from forebay.ufs.base import (
+    PAGE_NAMES_MAX,
+    Credentials,
+    TakesWhole,
+    Ufs,
+    UfsDir,
+    UfsEntry,
+    UfsFile,
+    UfsLimits,
+    UfsPage,
+    takes_whole,
+)
 from forebay.ufs.names import check_key, is_file_name
 from forebay.ufs.opening import check_listable, explained, open_ufs
 from forebay.ufs.roots import AllowedRoot, AllowedRoots
@@ -11,6 +22,7 @@ __all__ = [
     "AllowedRoot",
     "AllowedRoots",
     "Credentials",
+    "TakesWhole",
     "Ufs",
     "UfsDir",
     "UfsEntry",
@@ -24,4 +36,5 @@ __all__ = [
     "is_file_name",
     "normal_endpoint",
     "open_ufs",
+    "takes_whole",
 ]

@@ -137,6 +137,49 @@ class S3Ufs:
                     await self._refuse_if_changed(wanted)
                     raise
 
+    async def take(self, key: str, start: int, length: int, *, fingerprint: str, size: int | None = None) -> bytes:
+        """See ``TakesWhole``. One awaited call where ``lend`` is five generators deep: half of what a request costs."""
+        wanted, data = Wanted(key, start, length, fingerprint, size), None
+        path = self._path(key)
+        if self._wire is not None and length and ETAG.fullmatch(fingerprint):
+            async with self._streams:
+                with self._meter.call("read", **self._where) as span:
+                    data = await self._taken(self._wire, wanted, path, span)
+        if data is None:  # for the other client, or an error to say
+            async with aclosing(self.lend(key, start, length, fingerprint=fingerprint, size=size)) as pieces:
+                data = b"".join([bytes(piece) async for piece in pieces])
+        return data
+
+    async def _taken(self, wire: Wire, wanted: Wanted, path: str, span: Span) -> bytes | None:
+        """The wanted bytes; ``None`` if the answer comes in chunks."""
+        headers = await self._headers(wanted, path)
+        try:
+            with self._translated(wanted.key):
+                async with wire.get(path, headers) as reply:
+                    body = await self._judge(wanted, span, reply.status, reply.headers, reply.start_of_body)
+                    data = await reply.whole(body.skip + wanted.length)
+        except Chunked:
+            return None
+        except RangeNotSatisfiable:
+            await self._refuse_if_changed(wanted)
+            raise
+        if len(data) != body.skip + wanted.length:
+            missing = body.skip + wanted.length - len(data)
+            raise UfsUnavailable("the body ended early", key=wanted.key, missing_bytes=missing)
+        self._meter.came_in(wanted.length)
+        return data[body.skip :] if body.skip else data
+
+    async def _headers(self, wanted: Wanted, path: str) -> dict[str, str]:
+        """Of a GET of the wanted range; refuses if this under store was closed while credentials were renewed."""
+        headers = {
+            **await self._session.signed_headers(path),
+            "range": f"bytes={wanted.start}-{wanted.start + wanted.length - 1}",
+            "if-match": f'"{wanted.fingerprint}"',
+            "accept-encoding": "identity",
+        }
+        self._refuse_if_closed()
+        return headers
+
     async def close(self) -> None:
         """See ``Ufs``."""
         self._closed = True
@@ -146,13 +189,7 @@ class S3Ufs:
         await self._session.close()
 
     async def _stream(self, wanted: Wanted, path: str, span: Span) -> AsyncGenerator[bytes | memoryview, None]:
-        headers = {
-            **await self._session.signed_headers(path),
-            "range": f"bytes={wanted.start}-{wanted.start + wanted.length - 1}",
-            "if-match": f'"{wanted.fingerprint}"',
-            "accept-encoding": "identity",
-        }
-        self._refuse_if_closed()
+        headers = await self._headers(wanted, path)
         with self._translated(wanted.key):
             if self._wire is not None:
                 try:

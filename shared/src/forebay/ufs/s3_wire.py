@@ -324,6 +324,20 @@ class Reply:
             yield piece
             self.is_lent = False
 
+    async def whole(self, limit: int) -> bytes:
+        """The body's first ``limit`` bytes, in one piece. Raises as ``pieces``."""
+        parts = []
+        while wanted := min(self._left, limit):
+            piece = await self._connection.take(wanted)
+            if not piece:
+                if self._has_length:
+                    raise CutOff
+                break
+            self._left -= len(piece)
+            limit -= len(piece)
+            parts.append(bytes(piece))
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     async def start_of_body(self, count: int) -> bytes:
         """Up to ``count`` bytes of an error's body, as they are on the wire."""
         said = await self._connection.start_of_body(min(count, self._left), is_chunked=self._is_chunked)
