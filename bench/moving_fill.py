@@ -50,7 +50,7 @@ MIB = 1 << 20
 BUCKET = "bench"
 MEMORY = Path("/dev/shm")
 RUN_TIMEOUT_S = 600
-POLL_S = 0.05
+POLL_S = 0.2
 ASKED_AT_ONCE = 256
 SMALL_BYTES = 1 << 20
 FILL_TARGETS, FILL_REQUESTS = 500, 2
@@ -157,13 +157,13 @@ async def _fill(cluster: LocalCluster, dataset: Dataset, filled: Filled, began_s
     )
     async with Client(options, quiet()) as client, asyncio.TaskGroup() as group:
         group.create_task(_watch(cluster, dataset, filled, began_s))
-        entries = [entry async for entry in client.list("/")]
-        if len(entries) != dataset.count:
-            raise RuntimeError(f"{len(entries)} of {dataset.count} names")
         if dataset.size <= SMALL_BYTES:
-            group.create_task(_command(cluster, entries))
+            await _command(cluster, client, dataset)
             return
-        names = [entry.name for entry in reversed(entries)]
+        names = [entry.name async for entry in client.list("/")]
+        if len(names) != dataset.count:
+            raise RuntimeError(f"{len(names)} of {dataset.count} names")
+        names.reverse()
         for _ in range(ASKED_AT_ONCE):
             group.create_task(_ask(client, names))
 
@@ -177,28 +177,33 @@ async def _ask(client: Client, names: list[str]) -> None:
             await reader.close()
 
 
-async def _command(cluster: LocalCluster, entries: Sequence[Entry]) -> None:
-    """Small files are filled by command, many in a request."""
+async def _command(cluster: LocalCluster, client: Client, dataset: Dataset) -> None:
+    """Small files are filled by command, many in a request, as their names come."""
     http, deadline = HttpClient(None), Deadline.after(PATIENCE_S)
     master, worker = cluster.address("master"), cluster.address("worker-0")
+    turns, count = asyncio.Semaphore(FILL_REQUESTS), 0
     try:
-        found = await http.call(master, "/v1/lookup", LookupRequest(path="/"), LookupReply, deadline=deadline)
-        mount_id = found.mount_id or ""
         asked = TicketRequest(path="/", client_id="bench")
         ticket = await http.call(master, "/v1/tickets", asked, TicketReply, deadline=deadline)
-        parts = [_targets(mount_id, entries[at : at + FILL_TARGETS]) for at in range(0, len(entries), FILL_TARGETS)]
-        queue = iter(parts)
+        mount = await http.call(master, "/v1/lookup", LookupRequest(path="/"), LookupReply, deadline=deadline)
 
-        async def fill() -> None:
-            for part in queue:
-                headers = {TICKET_HEADER: ticket.ticket}
-                reply = await http.call(worker, FILL_PATH, part, FillReply, deadline=deadline, headers=headers)
-                if reply.failed:
-                    raise RuntimeError(f"{len(reply.failed)} were not filled, the first: {reply.failed[0]}")
+        async def fill(part: Sequence[Entry]) -> None:
+            headers, request = {TICKET_HEADER: ticket.ticket}, _targets(mount.mount_id or "", part)
+            async with turns:
+                reply = await http.call(worker, FILL_PATH, request, FillReply, deadline=deadline, headers=headers)
+            if reply.failed:
+                raise RuntimeError(f"{len(reply.failed)} were not filled, the first: {reply.failed[0]}")
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(FILL_REQUESTS):
-                group.create_task(fill())
+            token: str | None = None
+            while True:
+                page = await client.list_page("/", token, limit=FILL_TARGETS)
+                group.create_task(fill(page.entries))
+                count, token = count + len(page.entries), page.next_page_token
+                if token is None:
+                    break
+        if count != dataset.count:
+            raise RuntimeError(f"{count} of {dataset.count} names")
     finally:
         await http.close()
 

@@ -25,6 +25,9 @@ from forebay.contracts import (
     DrainRequest,
     Entry,
     ErrorReply,
+    FillFailure,
+    FillReply,
+    FillRequest,
     FreeReply,
     FreeRequest,
     HintedBlock,
@@ -78,6 +81,7 @@ HEX = "0123456789abcdef0123456789abcdef"
 OPTIONS = UfsOptions(
     profile="training", endpoint="http://127.0.0.1:9000", region="eu-1", path_style=True, ca_file="/ca", anonymous=True
 )
+FILL_FAILURE = FillFailure(position=0, code="not_found", message="no such object")
 TIER = TierInfo(tier="MEM", capacity_bytes=1 << 30, nonce=HEX)
 MEMBER = Member(
     member_id="worker-1",
@@ -209,6 +213,9 @@ EXAMPLES: tuple[Record, ...] = (
         blocks=(HINTED,),
     ),
     HintReply(blocks=1001, budget_bytes=536_870_912),
+    FillRequest(targets=(BlockTarget(mount_id="m1", key="a/b", size=100_000, fingerprint="etag", index=0),)),
+    FillReply(complete=0, failed=(FILL_FAILURE,)),
+    FILL_FAILURE,
     FreeRequest(mount_id="m1", path="/imagenet/val", idle_s=3600.0, force=True),
     FreeReply(freed_blocks=2, freed_bytes=134_217_728, busy_blocks=1, pinned_blocks=0),
     SettingsReply(settings={"policy": "hold", "reserved_bytes": 0}, since_s={"policy": 1_700_000_000.5}),

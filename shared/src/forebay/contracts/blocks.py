@@ -20,11 +20,8 @@ from forebay.errors import InvalidRequest, PeerMisbehaved, RangeNotSatisfiable
 
 BLOCKS_PATH = "/v1/blocks"
 TOUCH_PATH = "/v1/blocks:touch"
-<<<<<<< HEAD
 HINT_PATH = "/v1/blocks:hint"
-=======
 FILL_PATH = "/v1/blocks:fill"
->>>>>>> 9e927d6 (worker: small blocks are fetched in one piece and written in one step; many are filled by one request)
 FREE_PATH = "/v1/blocks:free"
 SETTINGS_PATH = "/v1/settings"
 REBALANCE_PATH = "/v1/blocks:rebalance"
