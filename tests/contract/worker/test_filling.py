@@ -81,8 +81,11 @@ def test_without_a_genuine_ticket_nothing_is_filled(tmp_path: Path) -> None:
         async with cluster(tmp_path) as here:
             worker = await here.add("w1")
             file = File.write(here.mount, "f", content(3000))
+            request, deadline = FillRequest(targets=(target(file),)), Deadline.after(30)
             with pytest.raises(Unauthenticated):
-                await fill(here, worker, target(file), cluster="another")
+                await here.client.call(worker.server.address, FILL_PATH, request, FillReply, deadline=deadline)
+            stolen = await fill(here, worker, target(file), cluster="another")
+            assert (stolen.complete, len(stolen.failed)) == (0, 1)
             assert len(worker.index) == 0
 
     run(body())
