@@ -90,7 +90,8 @@ BAD_BODIES: list[tuple[str, bytes | dict[str, Any], int, str]] = [
     (MOUNTS, OK_MOUNT | {"block_size": (4 << 20) + 1}, 400, "invalid_request"),
     (MOUNTS, OK_MOUNT | {"max_age_s": -1}, 400, "invalid_request"),
     (MOUNTS, OK_MOUNT | {"replicas": 0}, 400, "invalid_request"),
-    (MOUNTS, OK_MOUNT | {"ufs_uri": "http://x"}, 400, "invalid_request"),
+    (MOUNTS, OK_MOUNT | {"ufs_uri": "http://x"}, 403, "permission_denied"),
+    (MOUNTS, OK_MOUNT | {"ufs_uri": "local:///etc"}, 400, "invalid_request"),
     (MOUNTS, OK_MOUNT | {"ufs_uri": "s3://bucket", "options": {"secret": "x"}}, 400, "invalid_request"),
 ]
 

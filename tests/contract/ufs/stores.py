@@ -10,6 +10,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
+import fsspec
+
 from forebay.contracts import UfsOptions
 from forebay.telemetry import Telemetry, quiet
 from forebay.testing.s3 import ACCESS_KEY, SECRET_KEY, AwkwardS3, S3Admin, S3Server
@@ -143,3 +145,34 @@ class AwkwardStore(S3Store):
 
     def delete(self, key: str) -> None:
         self._files.delete(key)
+
+
+class SystemStore:
+    """A directory of fsspec's file system in memory, in this process."""
+
+    def __init__(self, scheme: str = "memory") -> None:
+        self.telemetry = quiet()
+        self.uri = f"{scheme}://run-{uuid.uuid4().hex[:12]}"
+        self._system, self._root = fsspec.core.url_to_fs(self.uri)
+
+    def put(self, key: str, body: bytes = b"") -> None:
+        path = f"{self._root}/{key}"
+        if key.endswith("/"):
+            self._system.makedirs(path.rstrip("/"), exist_ok=True)
+        else:
+            self._system.pipe_file(path, body)
+
+    def put_many(self, objects: Mapping[str, bytes]) -> None:
+        for key, body in objects.items():
+            self.put(key, body)
+
+    def delete(self, key: str) -> None:
+        self._system.rm_file(f"{self._root}/{key}")
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Ufs]:
+        ufs = await open_ufs(UfsUri.parse(self.uri), UfsOptions(), telemetry=self.telemetry, limits=LIMITS)
+        try:
+            yield ufs
+        finally:
+            await ufs.close()

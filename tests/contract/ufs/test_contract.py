@@ -14,7 +14,7 @@ import pytest
 from forebay.errors import InvalidRequest, NotFound, RangeNotSatisfiable, StaleVersion, UfsUnavailable
 from forebay.testing import run
 from forebay.ufs import Ufs, UfsDir, UfsEntry, UfsFile, check_listable
-from tests.contract.ufs.stores import AwkwardStore, FakeStore, FileStore, S3Store, Store, faithful
+from tests.contract.ufs.stores import AwkwardStore, FakeStore, FileStore, S3Store, Store, SystemStore, faithful
 
 STRANGE_NAMES = [
     "a b",
@@ -47,6 +47,8 @@ REAL = [
     "files",
     pytest.param("seaweedfs", marks=pytest.mark.s3),
     pytest.param("rclone", marks=pytest.mark.s3),
+    "memory",
+    "http",
 ]
 
 
@@ -64,6 +66,10 @@ def real_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 def real(name: str, request: pytest.FixtureRequest, folder: Path) -> Store:
     if name == "files":
         return FileStore(folder)
+    if name == "memory":
+        return SystemStore()
+    if name == "http":
+        return request.getfixturevalue("web_store")
     if name == "rclone":
         return AwkwardStore(request.getfixturevalue("contract_bucket_awkward"))
     return faithful(request.getfixturevalue("contract_bucket"))

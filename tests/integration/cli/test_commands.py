@@ -207,3 +207,19 @@ def test_a_load_is_told_in_words_and_its_exit_code_is_the_truth(forebay: Forebay
     assert "/nowhere" in forebay("load", "/nowhere", code=1).stderr
     second = forebay.json("bench", "/train", "--passes", "1")
     assert set(second[0]["sources"]) == {"mem"}
+
+
+def test_the_mount_table_is_shown_and_what_cannot_be_changed_is_said(
+    forebay: Forebay, source: Path, tmp_path: Path
+) -> None:
+    (mount,) = forebay.json("mounts", "ls")
+    assert (mount["path"], mount["ufs_uri"]) == ("/", f"file://{source}")
+    refused = forebay("mounts", "add", "/other", f"file://{tmp_path}", code=1)
+    assert "ufs_roots" in refused.output
+    deep = f"file://{source}/train/deep"
+    assert "into itself" in forebay("mounts", "add", "/inner", deep, code=1).output
+    assert "settings" in forebay("mounts", "set", "/", "--max-age", "always", code=1).output
+    assert "settings" in forebay("mounts", "rm", "/", code=1).output
+    assert "nothing is mounted" in forebay("mounts", "rm", "/none", code=1).output
+    forebay("mounts", "set", "/", code=2)
+    assert forebay.json("mounts", "ls") == [mount]

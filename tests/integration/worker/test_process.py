@@ -121,7 +121,7 @@ def test_two_workers_on_one_directory_the_second_is_told_and_ends(tmp_path: Path
         (["--port", "{port}"], "error: port: "),
         (["--port", "x"], "error: --port: "),
         (["--cluster-key-file", "{tmp}/none"], "error: cluster_key_file: "),
-        (["--ufs-roots", "ftp://x"], "error: ufs_roots: "),
+        (["--ufs-roots", "local://x"], "error: ufs_roots: "),
         (["--fill-stream", "3"], "error: --fill-stream: "),
         (["--host", "0.0.0.0", "--cluster-key-file", "", "--insecure"], "error: "),
         (["--low-watermark", "0.99"], "error: "),

@@ -73,7 +73,7 @@ def test_two_calls_for_one_path_at_once_make_one_mount(tmp_path: Path) -> None:
     [
         ("a", "file:///memory", InvalidRequest),
         ("/../a", "file:///memory", InvalidRequest),
-        ("/a", "ftp://x", InvalidRequest),
+        ("/a", "local:///x", InvalidRequest),
         ("/a", "file:///memory/../etc", InvalidRequest),
         ("/a", "file:///etc", PermissionDenied),
         ("/a", "file:///", PermissionDenied),

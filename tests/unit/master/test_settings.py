@@ -76,7 +76,7 @@ def test_several_mounts_are_one_flag_repeated_or_one_variable(monkeypatch: pytes
         "",
         "/a",
         "a=file:///x",
-        "/a=ftp://x",
+        "/a=local:///x",
         "/a=file://x",
         "/a=s3://",
         "/a/../b=file:///x",

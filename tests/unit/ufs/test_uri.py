@@ -55,7 +55,7 @@ def test_an_address_is_read_as_it_stands(text: str, uri: UfsUri) -> None:
         "file://data",
         "file://host/data",
         "file:///data/../etc",
-        "http://x/y",
+        "http://x:y/y",
         "S3://bucket",
     ],
 )
@@ -127,3 +127,26 @@ def test_what_is_no_endpoint_is_refused(text: str) -> None:
 def test_names_that_no_file_can_have_are_known() -> None:
     assert all(is_file_name(name) for name in ["a", " ", "...", "ü" * 127, "-", "a\nb", "x" * 255])
     assert not any(is_file_name(name) for name in ["", ".", "..", "a/b", "a\0", "ü" * 128, "x" * 256, "\udcff"])
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("memory://data/x/", "memory://data/x"),
+        ("http://host:8080/set", "http://host:8080/set"),
+        ("https://host", "https://host"),
+        ("gs://bucket/a", "gs://bucket/a"),
+        ("abfs://container@account.dfs.example/a", "abfs://container@account.dfs.example/a"),
+    ],
+)
+def test_what_fsspec_knows_has_an_address(text: str, shown: str) -> None:
+    assert str(UfsUri.parse(text)) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["http://user:secret@host/x", "local:///etc", "simplecache::s3://b", "zip://a", "HTTP://x"]
+)
+def test_passwords_wrappers_and_other_names_for_files_are_no_source(text: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        UfsUri.parse(text)
+    assert "secret" not in refused.value.message

@@ -81,7 +81,7 @@ class MasterSettings(MemberSettings):
         return value
 
 
-_MOUNT = re.compile(r"(?P<path>/.*?)=(?P<uri>(?:s3|file)://.*)", re.DOTALL)
+_MOUNT = re.compile(r"(?P<path>/.*?)=(?P<uri>[a-z][a-z0-9+.-]*://.*)", re.DOTALL)
 _OPTION = re.compile(
     r",(?P<name>endpoint|region|path-style|profile|anonymous|ca-file|block-size|replicas|max-age-s|pin|ttl-s|quota)"
     r"=(?P<value>[^,]*)$"
@@ -132,10 +132,11 @@ def parse_mount(text: str, defaults: MasterSettings) -> MountRequest:
 
 
 def _fields(path: str, uri: str, said: dict[str, str], defaults: MasterSettings) -> dict[str, Any]:
+    is_s3 = uri.startswith("s3:")
     options = {
         "profile": said.get("profile", defaults.ufs_profile),
-        "endpoint": said.get("endpoint", defaults.ufs_endpoint),
-        "region": said.get("region", defaults.ufs_region),
+        "endpoint": said.get("endpoint", defaults.ufs_endpoint if is_s3 else None),
+        "region": said.get("region", defaults.ufs_region if is_s3 else None),
         "path_style": _BOOLEANS[said["path-style"]] if "path-style" in said else defaults.ufs_path_style,
         "anonymous": _BOOLEANS[said["anonymous"]] if "anonymous" in said else defaults.ufs_anonymous,
         "ca_file": said.get("ca-file", defaults.ufs_ca_file),
@@ -143,7 +144,7 @@ def _fields(path: str, uri: str, said: dict[str, str], defaults: MasterSettings)
     return {
         "path": path,
         "ufs_uri": uri,
-        "options": options if uri.startswith("s3:") else {},
+        "options": options if not uri.startswith("file:") else {},
         "block_size": parse_size(said["block-size"]) if "block-size" in said else defaults.block_size,
         "replicas": int(said["replicas"]) if "replicas" in said else defaults.replicas,
         "max_age_s": parse_max_age(said["max-age-s"]) if "max-age-s" in said else defaults.max_age_s,

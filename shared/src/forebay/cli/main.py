@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from forebay.cli import bench, checking, keeping, loads, reading, running, settings, sync, workers
+from forebay.cli import bench, checking, keeping, loads, mounts, reading, running, settings, sync, workers
 from forebay.cli.api import REGISTRY_DEFAULT, Where
 from forebay.cli.doctor.command import doctor
 from forebay.cli.door import EXIT_CODES, errors
@@ -87,6 +87,7 @@ app.command(rich_help_panel=KEEP)(keeping.free)
 app.command(rich_help_panel=KEEP)(keeping.pin)
 app.command(rich_help_panel=KEEP)(keeping.unpin)
 app.command(rich_help_panel=KEEP)(keeping.ttl)
+app.add_typer(mounts.app, name="mounts", rich_help_panel=OPERATE)
 app.add_typer(workers.app, name="workers", rich_help_panel=OPERATE)
 app.add_typer(settings.app, name="settings", rich_help_panel=OPERATE)
 app.add_typer(checking.app, name="config", rich_help_panel=OPERATE)

@@ -222,6 +222,11 @@ class S3Admin:
             for _ in pool.map(lambda item: self.put(bucket, *item), objects.items()):
                 pass
 
+    def count(self, bucket: str) -> int:
+        """How many objects a plain paginated listing finds."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        return sum(len(page.get("Contents", ())) for page in pages)
+
     def get(self, bucket: str, key: str) -> bytes:
         """Reads one whole object."""
         return bytes(self._client.get_object(Bucket=bucket, Key=key)["Body"].read())

@@ -39,6 +39,8 @@ async def open_ufs(
     """
     if uri.scheme == "file":
         return PosixUfs(uri, telemetry, limits)
+    if uri.scheme != "s3":
+        return await _open_foreign(uri, options, telemetry, limits)
     try:
         await asyncio.to_thread(_load_s3)  # on a thread: botocore is a third of a second of imports
         from forebay.ufs.s3 import S3Ufs
@@ -90,6 +92,15 @@ def _diagnosis(uri: UfsUri, options: UfsOptions, error: ForebayError) -> tuple[s
 
 def _at(options: UfsOptions) -> str:
     return f" {options.endpoint}" if options.endpoint else ""
+
+
+async def _open_foreign(uri: UfsUri, options: UfsOptions, telemetry: Telemetry, limits: UfsLimits) -> Ufs:
+    try:
+        await asyncio.to_thread(importlib.import_module, "forebay.ufs.foreign")
+        from forebay.ufs.foreign import ForeignUfs
+    except ImportError as e:
+        raise ConfigError("source", f"{uri.scheme}:// needs fsspec; install forebay[fsspec]") from e
+    return await ForeignUfs.open(uri, options, telemetry=telemetry, limits=limits)
 
 
 def _load_s3() -> None:

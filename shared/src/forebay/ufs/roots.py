@@ -15,7 +15,9 @@ from forebay.contracts import UfsOptions
 from forebay.errors import ConfigError, InvalidRequest, PermissionDenied
 from forebay.ufs.uri import UfsUri, normal_endpoint
 
-_ROOT = re.compile(r"(?:(?P<profile>[A-Za-z0-9_.-]+)=)?(?P<uri>(?:s3|file)://.*?)(?:@(?P<endpoint>https?://[^@]*))?")
+_ROOT = re.compile(
+    r"(?:(?P<profile>[A-Za-z0-9_.-]+)=)?(?P<uri>[a-z][a-z0-9+.-]*://.*?)(?:@(?P<endpoint>https?://[^@]*))?"
+)
 
 
 @dataclass(frozen=True)

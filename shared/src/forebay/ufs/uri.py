@@ -1,4 +1,4 @@
-"""Addresses of under stores: ``s3://bucket/prefix`` and ``file:///directory``, as users write them.
+"""Addresses of under stores: ``s3://bucket/prefix``, ``file:///directory``, and what fsspec knows.
 
 The text is taken as it stands: no percent-decoding, as in ``aws s3`` and as paths are typed. ``?`` and ``#`` are
 ordinary characters of a key.
@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal, cast
 from urllib.parse import urlsplit
 
 from forebay.contracts import UfsOptions, identity
 from forebay.errors import InvalidRequest
 from forebay.ufs.names import check_key, printable
 
-Scheme = Literal["s3", "file"]
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,31}")
+_ROOT = re.compile(r"(?:[A-Za-z0-9._-]+@)?[A-Za-z0-9._-]*(?::\d{1,5})?|\[[0-9a-f:]+\](?::\d{1,5})?")
+"""Bucket, or host with its port; before an "@" a container, never a password."""
+
+REFUSED_SCHEMES = frozenset({"local", "forebay", "data", "generic", "reference", "dir", "zip", "tar", "libarchive"})
+"""What fsspec has beside stores: files of this machine by another name, ourselves, things inside other things."""
 
 # AWS wants 3 to 63 lower-case characters; other servers allow more, and they are the judges.
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -30,21 +34,25 @@ class UfsUri:
     however deep the mount sits.
     """
 
-    scheme: Scheme
+    scheme: str
     root: str
     prefix: str
 
     @staticmethod
     def parse(text: str) -> UfsUri:
-        """Reads ``s3://bucket[/prefix]`` or ``file:///directory``; one slash at the end is dropped.
+        """Reads ``s3://bucket[/prefix]``, ``file:///directory`` or
+        ``SCHEME://root[/prefix]``; one slash at the end is dropped.
 
         Raises:
             InvalidRequest: another scheme, no or a malformed bucket, a relative directory, a segment that is empty,
                 "." or "..", a control character.
         """
         scheme, separator, rest = text.partition("://")
-        if not separator or scheme not in {"s3", "file"}:
-            raise InvalidRequest("a source is s3://bucket/prefix or file:///directory", uri=printable(text))
+        if not separator or not _SCHEME.fullmatch(scheme) or scheme in REFUSED_SCHEMES or "::" in text:
+            raise InvalidRequest(
+                "a source is s3://bucket/prefix, file:///directory, or what fsspec knows as SCHEME://",
+                uri=printable(text),
+            )
         if printable(text) != text:
             raise InvalidRequest("a source holds no control characters", uri=printable(text))
         root, _, path = rest.partition("/")
@@ -52,7 +60,9 @@ class UfsUri:
             raise InvalidRequest("a file source is file:// and an absolute directory: file:///data", uri=text)
         if scheme == "s3" and (not _BUCKET.fullmatch(root) or ".." in root):
             raise InvalidRequest("the bucket of an s3:// source is missing or malformed", uri=text)
-        return UfsUri(cast(Scheme, scheme), root, check_key(path.removesuffix("/")))
+        if scheme != "file" and not _ROOT.fullmatch(root):
+            raise InvalidRequest("the part before the path is malformed, or holds a password")
+        return UfsUri(scheme, root, check_key(path.removesuffix("/")))
 
     def full_key(self, key: str) -> str:
         """The key below ``root`` of ``key`` below this prefix ("" is the prefix itself).
@@ -65,7 +75,7 @@ class UfsUri:
 
     def ufs_id(self, options: UfsOptions) -> str:
         """Names the under store and its root; prefix and credentials do not matter, so data mounted twice is one."""
-        endpoint = normal_endpoint(options.endpoint) if self.scheme == "s3" else ""
+        endpoint = normal_endpoint(options.endpoint) if self.scheme != "file" else ""
         return identity.ufs_id(self.scheme, endpoint, self.root)
 
     def version_id(self, options: UfsOptions, key: str, fingerprint: str) -> str:
