@@ -177,3 +177,17 @@ def test_a_batch_answers_each_path_in_its_place(tmp_path: Path) -> None:
                 await k.trees.batch(BatchRequest(paths=("/m/a",) * 1001))
 
     run(main())
+
+
+def test_a_mount_at_the_root_is_walked(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kit(tmp_path) as k:
+            k.ufs.put("a/1", b"")
+            k.stores["file:///other"].put("inner", b"")
+            await k.mount("/")
+            await k.mount("/k", "file:///other")
+            found = await pages(k, 1, path="/")
+            shown = [name.replace("//", "/") for name in names(found)]
+            assert shown == ["/a", "/k", "/a/1"]
+
+    run(main())

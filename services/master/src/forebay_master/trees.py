@@ -148,7 +148,11 @@ class Trees:
     def _hidden(self, mount: Mount) -> frozenset[str]:
         """Keys of the mount where another one is mounted, or a directory leads to one."""
         base = "" if mount.path == "/" else mount.path
-        return frozenset(path[len(base) + 1 :] for path in self._table().given_paths() if path.startswith(f"{base}/"))
+        return frozenset(
+            path[len(base) + 1 :]
+            for path in self._table().given_paths()
+            if path.startswith(f"{base}/") and path != mount.path
+        )
 
     def _needed(self, mount: Mount) -> Callable[[str], float]:
         asked_at_s = self._clock()
