@@ -69,7 +69,8 @@ def real(name: str, request: pytest.FixtureRequest, folder: Path) -> Store:
     if name == "memory":
         return SystemStore()
     if name == "http":
-        return request.getfixturevalue("web_store")
+        web: Store = request.getfixturevalue("web_store")
+        return web
     if name == "rclone":
         return AwkwardStore(request.getfixturevalue("contract_bucket_awkward"))
     return faithful(request.getfixturevalue("contract_bucket"))
