@@ -9,6 +9,9 @@ from forebay.errors import Overloaded
 
 WAITERS_MAX = 10_000
 
+CLOSED_PAUSE_S = 0.05
+"""Nothing comes any more: who asks again and again until it is cancelled must not hold up the loop."""
+
 
 class News:
     """Those who wait look again at each ``tell``. For one event loop."""
@@ -42,6 +45,8 @@ class News:
             async with asyncio.timeout(timeout_s):
                 while not (done := is_so()) and not self._is_closed:
                     await self._event.wait()
+                if not done:
+                    await asyncio.sleep(CLOSED_PAUSE_S)
                 return done
         except TimeoutError:
             return is_so()
