@@ -19,6 +19,7 @@ import pytest
 from forebay.testing.cluster import Cluster, eventually
 from tests.crash import acts
 from tests.crash.kit import TIMEOUT_S, Kept, children_of, is_mounted, kept, result_of, start_reader
+from tests.unprivileged import open_up
 
 pytestmark = [pytest.mark.slow, pytest.mark.fuse, pytest.mark.timeout(300)]
 MIB = 1 << 20
@@ -322,8 +323,7 @@ def test_a_user_without_rights_has_a_mount_that_outlives_its_gateway(tmp_path: P
     # given a cluster, and a folder that a user without rights reaches
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "file").write_text("a line\n" + "and many more\n" * 100_000)
-    for each in (tmp_path, *list(tmp_path.parents)[:2]):
-        os.chmod(each, 0o755)
+    open_up(tmp_path)
     (tmp_path / "mount").mkdir()
     with Cluster.of_folder(tmp_path / "source") as cluster:
         # when that user mounts with a keeper, and the gateway is killed while it reads

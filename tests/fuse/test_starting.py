@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from forebay.testing.cluster import Cluster
+from tests.unprivileged import open_up
 
 pytestmark = [pytest.mark.fuse, pytest.mark.slow]
 
@@ -54,7 +55,7 @@ def test_a_mount_point_that_is_taken_is_refused(tmp_path: Path) -> None:
         (("--umask", "9"), "octal"),
         (("--mont-point", "x"), "did you mean --mountpoint"),
         (("--entry-timeout", "-1"), "--entry-timeout"),
-        (("--short-circuit", "maybe"), "file or off"),
+        (("--short-circuit", "maybe"), "'off'"),
         (("--host", "0.0.0.0"), "cluster_key_file"),
     ],
 )
@@ -79,12 +80,6 @@ def test_without_root_and_without_fusermount3_the_way_out_is_said(tmp_path: Path
             target, "--registry", cluster.registry, path="/nonexistent", before="--reuid=65534 --clear-groups"
         )  # fmt: skip
     assert "fusermount3" in refusal(done)
-
-
-def open_up(folder: Path) -> None:
-    """Lets every user reach a temporary folder."""
-    for each in (folder, *list(folder.parents)[:2]):
-        os.chmod(each, 0o755)
 
 
 UNPRIVILEGED = """
