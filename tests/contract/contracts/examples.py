@@ -74,6 +74,7 @@ from forebay.contracts import (
 )
 from forebay.contracts.overview import MountView, OverviewReply, ReadSample, TierView, Trouble, WorkerView
 from forebay.contracts.tickets import TicketClaims
+from forebay.discovery.terms import Leader, TableHead
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -250,6 +251,8 @@ EXAMPLES: tuple[Record, ...] = (
         cluster_id="forebay", at_s=2.5, map_epoch=4, members=(MEMBER,), workers=(WORKER_VIEW,), mounts=(MOUNT_VIEW,),
         samples=(SAMPLE,), troubles=(TROUBLE,),
     ),
+    Leader(member_id="master-1", tcp="10.0.0.1:7070", epoch=4, session="5f"),
+    TableHead(revision=7, recent=((6, "m1"), (7, "m2"))),
     TicketClaims(
         cluster="forebay", mount_id="m1", generation=3, prefix="", client="fuse-1", rights="r", expires_at_s=1.5
     ),

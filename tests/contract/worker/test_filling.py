@@ -69,7 +69,7 @@ def test_what_cannot_be_filled_is_told_by_its_position_and_the_rest_is_here(tmp_
                 (3, "invalid_request"),
             ]
             beyond = await fill(here, worker, target(outside), prefix="good")
-            assert [f.code for f in beyond.failed] == ["permission_denied"]
+            assert [f.code for f in beyond.failed] == ["ticket_out_of_prefix"]
             await until(lambda: len(worker.filler) == 0)
             assert worker.index.counts()[State.SEALED] == 1
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from forebay.contracts.members import socket_name
 from forebay.errors import ConfigError, PermissionDenied
 from forebay.runtime import Deadline
 from forebay.testing import run
+from forebay.transport.unix import listening
 from forebay_worker.app import Worker
 from tests.contract.worker.kit import Cluster, File, cluster, ticket
 from tests.unit.worker.kit import content
@@ -65,8 +65,7 @@ def test_a_socket_that_a_killed_worker_left_is_removed_and_never_quarantined(tmp
             left = "ab" * 16
             (tmp_path / "w1").mkdir()
             (tmp_path / "w1" / "nonce").write_text(left)
-            with socket.socket(socket.AF_UNIX) as stale:
-                stale.bind(str(tmp_path / "w1" / socket_name(left)))
+            listening(tmp_path / "w1" / socket_name(left), 0o600).close()
             worker = await here.add("w1")
             names = {path.name for path in (tmp_path / "w1").iterdir()}
             assert socket_name(left) not in names

@@ -40,7 +40,7 @@ def test_a_folder_is_a_source_by_its_absolute_path(tmp_path: Path) -> None:
 
 
 def test_a_source_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
-    for source in (str(tmp_path / "nowhere"), f"file://{tmp_path}/nowhere", "s3://", "gopher://x/y"):
+    for source in (str(tmp_path / "nowhere"), f"file://{tmp_path}/nowhere", "s3://", "1st://x/y"):
         with pytest.raises(ConfigError) as caught:
             source_uri(source)
         assert caught.value.setting == "SOURCE"

@@ -141,10 +141,10 @@ def test_only_holders_of_the_cluster_key_change_who_is_a_member() -> None:
     attempts = {
         "": "unauthenticated",
         "nonsense": "unauthenticated",
-        proof(OTHER_KEYS, "c", "w1", now_s): "unauthenticated",
-        proof(KEYS, "c", "w1", now_s - 3600): "unauthenticated",
+        proof(OTHER_KEYS, "c", "w1", now_s): "ticket_forged",
+        proof(KEYS, "c", "w1", now_s - 3600): "ticket_expired",
         proof(KEYS, "c", "w2", now_s): "permission_denied",
-        proof(KEYS, "other", "w1", now_s): "permission_denied",
+        proof(KEYS, "other", "w1", now_s): "ticket_wrong_cluster",
         sign(KEYS, reading): "permission_denied",
     }
 

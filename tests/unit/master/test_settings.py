@@ -117,7 +117,7 @@ def test_one_path_twice_is_refused() -> None:
         ("--max-age-s", "soon"),
         ("--max-age-s", "inf"),
         ("--block-size", "5MiB"),
-        ("--ticket-ttl-s", "1"),
+        ("--ticket-ttl-s", "0.5"),
         ("--mounts", "/a=file:///x"),
     ],
 )

@@ -7,6 +7,7 @@ worker that is merely busy goes on being asked, last.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 BUSY_READS = 16
@@ -48,11 +49,12 @@ def slow_start(age_s: float) -> float:
 
 
 def base_weight(vitals: Vitals) -> float:
-    """The weight of a worker that answers nothing at the moment."""
+    """The weight of a worker that answers nothing at the moment; zero only if its health is."""
     cpu = max(FACTOR_MIN, 1.0 - vitals.cpu_used)
     queue = max(FACTOR_MIN, 1.0 / (1.0 + vitals.fills_per_stream / QUEUED_RUNS))
     tiers = max(FACTOR_MIN, 1.0 - vitals.leaving)
-    return min(1.0, max(0.0, vitals.health)) * cpu * queue * tiers * slow_start(vitals.age_s)
+    weight = min(1.0, max(0.0, vitals.health)) * cpu * queue * tiers * slow_start(vitals.age_s)
+    return max(weight, sys.float_info.min) if vitals.health > 0 else 0.0
 
 
 def serving_weight(base: float, in_flight: int) -> float:
