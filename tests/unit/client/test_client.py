@@ -599,12 +599,12 @@ def test_a_block_that_the_kernel_holds_counts_as_open_without_a_descriptor(tmp_p
         await until(lambda: sum(t.opens for r in seen for t in r.touches) == 2)
         # and it is reported again while it stays open, not after
         reports = len(seen)
-        client._gather_touches(still_open=True)
+        client._reports.gather(still_open=True)
         await until(lambda: len(seen) > reports)
         assert {t.block_id for r in seen for t in r.touches} == {block_id}
         block.close()
-        client._gather_touches(still_open=True)
-        assert len(client._touches) == 0
+        client._reports.gather(still_open=True)
+        assert len(client._reports) == 0
 
     local_cluster(tmp_path, body)
 

@@ -79,7 +79,7 @@ def test_many_who_look_for_one_path_at_once_cause_one_call() -> None:
 
             assert {reply.entry.size for reply in found} == {1}
             assert cluster.master.calls["lookup"] == 1
-            assert not client._asked
+            assert not client._names._asked
 
     run(main())
 
@@ -96,7 +96,7 @@ def test_who_waits_does_not_fail_with_the_one_that_asked_first() -> None:
 
             reply: LookupReply = await second
             assert reply.entry.size == 1
-            assert not client._asked
+            assert not client._names._asked
 
     run(main())
 

@@ -57,3 +57,7 @@ class Members:
     def member(self, member_id: str) -> Member | None:
         """The worker of that id, if it answers reads."""
         return next((m for m in self.workers if m.member_id == member_id), None)
+
+    def addresses(self) -> dict[str, str]:
+        """Where the members of the map listen, by their ids."""
+        return {m.member_id: m.tcp for m in (self.map.members if self.map else ())}

@@ -1,0 +1,243 @@
+"""Names as a client sees them: asked of the masters, held within named limits, forgotten when they change."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import PurePosixPath
+
+from forebay.client.masters import ATTEMPT_S, Masters
+from forebay.client.metadata import MetadataCache
+from forebay.client.options import ClientOptions
+from forebay.client.pages import PageCache, as_reply
+from forebay.contracts import (
+    BatchItem,
+    BatchReply,
+    BatchRequest,
+    ChangesReply,
+    Entry,
+    ListReply,
+    ListRequest,
+    LookupReply,
+    LookupRequest,
+    SyncReply,
+    SyncRequest,
+    TreeReply,
+    TreeRequest,
+)
+from forebay.contracts.names import CHANGES_PATH, SYNC_PATH
+from forebay.contracts.tree import BATCH_PATH, TREE_PATH
+from forebay.errors import InvalidRequest, NotFound, PeerMisbehaved
+from forebay.runtime import Deadline
+from forebay.telemetry import Metrics
+
+CHANGES_WAIT_S = 25.0
+"""How long one wait for changes lasts."""
+
+TREE_ATTEMPT_S = 15.0
+"""Time for one master to fill a page that spans directories."""
+
+SYNC_DEADLINE_S = 900.0
+"""Time for one call to ask an under store anew."""
+
+
+class Names:
+    """Lookups and listings by absolute path. For one event loop; what the calls promise stands at `Client`."""
+
+    def __init__(self, masters: Masters, options: ClientOptions, metrics: Metrics) -> None:
+        self._masters = masters
+        self._options = options
+        entries_max = options.metadata_cache_entries if options.metadata_cache else 0
+        self._cache = MetadataCache(
+            entries_max=entries_max, expire_s=options.metadata_cache_s, negative_s=options.negative_cache_s
+        )
+        self._pages = PageCache(entries_max=entries_max, expire_s=options.metadata_cache_s)
+        self._asked: dict[str, asyncio.Event] = {}
+        self._looked = metrics.counter("forebay_client_lookups_total", "lookups, by what answered", ("result",))
+        metrics.observed("forebay_client_names_held", "answers of masters in memory", lambda: len(self._cache))
+
+    def __len__(self) -> int:
+        """Answers of masters that are in memory."""
+        return len(self._cache)
+
+    async def lookup(self, path: str) -> LookupReply:
+        """`Client.lookup`; who looks for the same path at once shares one call."""
+        path = normal(path)
+        now = time.monotonic()
+        held = self._cache.get(path, now)
+        if held is None and self._options.metadata_cache and (asked := self._asked.get(path)) is not None:
+            await asked.wait()
+            held = self._cache.get(path, time.monotonic())  # nothing, where answers may not be kept: then ask
+        if held is None:
+            self._looked.add(1, "miss")
+            return await self._ask(path)
+        self._looked.add(1, "hit" if held.reply is not None else "negative")
+        if held.reply is None:
+            raise _missing(path, held.missing)
+        return held.reply
+
+    def held(self, path: str) -> LookupReply | NotFound | None:
+        """`Client.held`."""
+        held = self._cache.get(path, time.monotonic())
+        if held is None:
+            return None
+        self._looked.add(1, "hit" if held.reply is not None else "negative")
+        return held.reply if held.reply is not None else _missing(path, held.missing)
+
+    async def _ask(self, path: str) -> LookupReply:
+        """A master's answer; who looks for the same path meanwhile waits for it."""
+        answered = asyncio.Event()
+        is_first = self._asked.setdefault(path, answered) is answered
+        try:
+            return await self._lookup_master(path)
+        finally:
+            if is_first:
+                del self._asked[path]
+                answered.set()
+
+    async def _lookup_master(self, path: str) -> LookupReply:
+        asked_at_s = time.time()
+        try:
+            reply = await self._masters.call(
+                "/v1/lookup", LookupRequest(path=path), LookupReply, deadline=self._deadline()
+            )
+        except NotFound as e:
+            self._cache.put_missing(path, e, time.monotonic(), synced_at_s=asked_at_s)
+            raise
+        return self._cache.put(path, reply, time.monotonic())
+
+    async def list_page(self, path: str, page_token: str | None = None, limit: int = 10_000) -> ListReply:
+        """One page of a directory with attributes and layouts; the entries' lookups are answered from it later."""
+        path = normal(path)
+        now_s = time.monotonic()
+        held = self._pages.get(path, page_token, limit, now_s)
+        is_walk = page_token is None and self._pages.is_walk(path, limit, now_s)
+        if held is not None:
+            return held
+        if is_walk and (walked := await self._walk(path, limit)) is not None:
+            return walked
+        request = ListRequest(path=path, page_token=page_token, limit=limit)
+        reply = await self._masters.call("/v1/list", request, ListReply, deadline=self._deadline())
+        now_s = time.monotonic()
+        self._cache.put_page(path, reply, now_s)
+        self._pages.put(path, page_token, limit, reply, now_s)
+        return reply
+
+    async def _walk(self, path: str, limit: int) -> ListReply | None:
+        """The listing of ``path`` together with those of the directories after it; ``None`` if it is not whole."""
+        parent, _, name = path.rpartition("/")
+        try:
+            pages = await self.tree_page(TreeRequest(path=parent or "/", start=name, limit=limit))
+        except (InvalidRequest, NotFound):  # other mounts are in the way: the directory alone says what is so
+            return None
+        first = pages.directories[0] if pages.directories else None
+        whole = first is not None and first.path == path and first.is_first and first.is_last
+        return as_reply(first) if first is not None and whole else None
+
+    async def tree_page(self, request: TreeRequest) -> TreeReply:
+        """Names of many directories; whole ones are held, and so are the lookups of all names."""
+        reply = await self._masters.call(
+            TREE_PATH, request, TreeReply, deadline=self._deadline(), attempt_s=TREE_ATTEMPT_S
+        )
+        now_s = time.monotonic()
+        for page in reply.directories:
+            listed = as_reply(page)
+            self._cache.put_page(page.path, listed, now_s)
+            if page.is_first and page.is_last:
+                self._pages.put(page.path, None, request.limit, listed, now_s)
+        return reply
+
+    async def load_names(self, path: str) -> int:
+        """`Client.load_names`."""
+        token, count = None, 0
+        while True:
+            reply = await self.tree_page(TreeRequest(path=normal(path), page_token=token))
+            count += sum(len(page.entries) for page in reply.directories)
+            token = reply.next_page_token
+            if token is None:
+                return count
+
+    async def lookup_many(self, paths: Sequence[str]) -> Sequence[BatchItem]:
+        """`Client.lookup_many`."""
+        request = BatchRequest(paths=tuple(normal(path) for path in paths))
+        reply = await self._masters.call(BATCH_PATH, request, BatchReply, deadline=self._deadline())
+        if len(reply.items) != len(paths):
+            raise PeerMisbehaved("the answer to a batch has another length than the batch")
+        now_s = time.monotonic()
+        for path, item in zip(request.paths, reply.items, strict=True):
+            if item.reply is not None:
+                self._cache.put(path, item.reply, now_s)
+        return reply.items
+
+    async def list(self, path: str) -> AsyncIterator[Entry]:
+        """All entries of a directory, in byte order of names."""
+        token: str | None = None
+        while True:
+            page = await self.list_page(path, token)
+            for entry in page.entries:
+                yield entry
+            token = page.next_page_token
+            if token is None:
+                return
+
+    async def changes(self, after: str | None, wait_s: float = CHANGES_WAIT_S) -> ChangesReply:
+        """`Client.changes`."""
+        query = f"wait_s={wait_s:g}" if after is None else f"after={after}&wait_s={wait_s:g}"
+        longest_s = wait_s + ATTEMPT_S
+        reply = await self._masters.call(
+            f"{CHANGES_PATH}?{query}",
+            None,
+            ChangesReply,
+            deadline=Deadline.after(longest_s + self._options.metadata_deadline_s),
+            method="GET",
+            attempt_s=longest_s,
+        )
+        if reply.reset:
+            self._forget_below("/")
+        for change in reply.changes:
+            (self._forget_below if change.kind == "dir" else self.forget)(change.path)
+        return reply
+
+    async def sync(self, path: str, *, recursive: bool = False, deadline_s: float = SYNC_DEADLINE_S) -> SyncReply:
+        """`Client.sync`."""
+        path = normal(path)
+        request = SyncRequest(path=path, recursive=recursive)
+        reply = await self._masters.call(
+            SYNC_PATH, request, SyncReply, deadline=Deadline.after(deadline_s), attempt_s=deadline_s
+        )
+        self._forget_below(path)
+        return reply
+
+    def forget(self, path: str) -> None:
+        """The next lookup of ``path`` asks a master."""
+        path = normal(path)
+        self._cache.expire(path)
+        self._pages.forget(path)
+
+    def _forget_below(self, path: str) -> None:
+        self._cache.expire_below(path)
+        self._pages.forget_below(path)
+
+    def sweep(self) -> None:
+        """Drops what is of no use any more."""
+        self._cache.sweep(time.monotonic())
+
+    def _deadline(self) -> Deadline:
+        return Deadline.after(self._options.metadata_deadline_s)
+
+
+def _missing(path: str, said: NotFound | None) -> NotFound:
+    """The master's word again; a new exception, for one that was raised carries its traceback."""
+    return NotFound(said.message, **said.details) if said is not None else NotFound(f"no such path: {path}", path=path)
+
+
+def normal(path: str) -> str:
+    """An absolute path without empty parts or a trailing slash.
+
+    Raises:
+        InvalidRequest: relative, with ``..`` or NUL.
+    """
+    if not path.startswith("/") or "\0" in path or ".." in path.split("/"):
+        raise InvalidRequest(f"want an absolute path without '..': {path!r}")
+    return "/" + str(PurePosixPath(path)).lstrip("/")
