@@ -12,12 +12,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 
 import forebay_worker
-from forebay.contracts import WIRE_VERSION, ClusterMap, Member, StatusReply, TierInfo
+from forebay.contracts import WIRE_VERSION, Member, StatusReply
 from forebay.contracts.members import socket_name
-from forebay.contracts.records import MemberState
 from forebay.contracts.tickets import KeyRing
 from forebay.discovery import Registry, master_addresses, open_registry, parse_registry_url
-from forebay.errors import ConfigError, Detail, PeerUnavailable
+from forebay.errors import ConfigError, Detail
 from forebay.runtime import (
     Deadline,
     Supervisor,
@@ -49,6 +48,7 @@ from forebay_worker.handlers import BlockRoutes, HandlerOptions
 from forebay_worker.hints import Hints
 from forebay_worker.holdings import HoldingRoutes
 from forebay_worker.index import StoreIndex
+from forebay_worker.joining import Joining
 from forebay_worker.keeping import Keeping
 from forebay_worker.lanes import Lanes
 from forebay_worker.mount_watch import MountWatch
@@ -69,28 +69,19 @@ from forebay_worker.routing import Homes
 from forebay_worker.scrub import Scrubber
 from forebay_worker.serving import serving_weight
 from forebay_worker.settings import WorkerSettings, tuning_of
+from forebay_worker.standing import Standing
 from forebay_worker.store import Store
 from forebay_worker.tiers import boot_id
 from forebay_worker.tuning import Tuning
 from forebay_worker.under_stores import UfsPool
 from forebay_worker.vitals import CpuMeter, VitalSigns
 
-SERVING_PERIOD_S = 30.0
-"""How often the serving weight goes to the registry; answers carry it all the time."""
-
 SCAN_HEAD_START_S = 1.0
 """How long a start waits for the tier directories to be scanned before it serves all the same."""
-
-MAP_WAIT_S = 30.0
-ANNOUNCE_PAUSE_S = 1.0
-AVAILABLE_UNIT = 64 << 20
-"""Free bytes are announced in such steps: who chooses by them needs no more, and the map changes less often."""
 
 SOCKET_MODE = 0o660
 HINT_SHARE = 0.25
 """Most of the tiers that is kept for what hints say will be read soon."""
-
-GIB = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -112,10 +103,7 @@ class Worker:
         self.tiers = tuple(tiers)
         self.spawner = spawner
         self.started_at_s = time.time()
-        self._is_leaving = self._has_socket = False
-        self._state: MemberState = "live"
-        self._capacity_weight = settings.capacity_weight
-        self._state_changed = asyncio.Event()
+        self._has_socket = False
         self.member_id = settings.member_name(settings.port)
         self.socket = (settings.uds_dir or self.tiers[0].spec.path) / socket_name(self.tiers[0].nonce)
         self.telemetry: Telemetry = setup(
@@ -144,8 +132,8 @@ class Worker:
             meter=CpuMeter(),
             health=self.checks.score,
             fills_per_stream=lambda: (self.queue.in_flight + self.queue.waiting) / settings.fill_streams,
-            leaving=self._leaving_share,
-            in_service=self._in_service,
+            leaving=self.standing.leaving_share,
+            in_service=self.standing.in_service_share,
         )
         self._build_app(secrets)
 
@@ -158,6 +146,7 @@ class Worker:
         policies = [Governed(policy(tier.spec.capacity_bytes), ledger, self.hints) for tier in self.tiers]
         capacities = [tier.spec.capacity_bytes for tier in self.tiers]
         self.index = StoreIndex(zip(capacities, policies, strict=True))
+        self.standing = Standing(self.member_id, self.tiers, self.index, settings.capacity_weight)
         self.store = Store(
             self.tiers,
             self.index,
@@ -185,6 +174,7 @@ class Worker:
     def _build_app(self, secrets: Secrets) -> None:
         settings = self.settings
         self.homes = Homes(self.member_id, time.monotonic)
+        self.joining = Joining(self.registry, self.book, self.watch, self.homes, self.standing)
         entrance = Entrance(
             Gate(self.ring, settings.cluster_id, self.book, leeway_s=settings.ticket_leeway_s),
             self.book,
@@ -235,7 +225,7 @@ class Worker:
         fills.add_to(app)
         AdminRoutes(self.keeping).add_to(app)
         HoldingRoutes(self.store, self.ring, settings.cluster_id).add_to(app)
-        PlaceRoutes(self.rebalance, self._drain, self._weigh).add_to(app)
+        PlaceRoutes(self.rebalance, self.standing.drain, self.standing.weigh).add_to(app)
         self.server = HttpServer(app, self.telemetry, tls=secrets.tls, drain_timeout_s=settings.drain_timeout_s)
         self._observe()
 
@@ -247,25 +237,6 @@ class Worker:
         block = self.index.get(block_id)
         if block is not None:
             self.policies[block.tier].goes_first(block_id)
-
-    def _drain(self, draining: bool) -> MemberState:
-        """Announced by ``_join``, which is woken."""
-        self._state = "draining" if draining else "live"
-        self._state_changed.set()
-        return self._state
-
-    def _weigh(self, wanted: float | None) -> float:
-        """Announced by ``_join``, as above."""
-        self._capacity_weight = self.settings.capacity_weight if wanted is None else wanted
-        self._state_changed.set()
-        return self.capacity_weight
-
-    @property
-    def capacity_weight(self) -> float:
-        """What an operator said, else the setting, else the capacity in GiB."""
-        if self._capacity_weight is not None:
-            return self._capacity_weight
-        return sum(tier.spec.capacity_bytes for tier in self.tiers) / GIB
 
     def _take(self, tuning: Tuning) -> None:
         self.reads.passive = tuning.passive_cache
@@ -293,32 +264,11 @@ class Worker:
     def _count(self, state: State) -> float:
         return self.index.counts()[state]
 
-    def _leaving_share(self) -> float:
-        """Share of the tiers' bytes that were let go of and are not free yet."""
-        capacity = sum(tier.spec.capacity_bytes for tier in self.tiers)
-        return self.index.leaving_bytes() / capacity if capacity else 0.0
-
-    def _in_service(self) -> float:
-        """Share of the tiers' bytes whose directories do not err."""
-        sizes = [tier.spec.capacity_bytes for tier in self.tiers]
-        able = sum(size for number, size in enumerate(sizes) if self.index.is_in_service(number))
-        return able / sum(sizes) if sum(sizes) else 1.0
-
-    def _available(self) -> int:
-        """Free bytes of the tiers."""
-        tiers = range(len(self.tiers))
-        return sum(max(0, self.index.capacity(n) - self.index.used(n)) for n in tiers if self.index.is_in_service(n))
-
     # -- what others see
 
     def weight(self, in_flight: int) -> float:
         """The serving weight with so many reads being answered."""
         return serving_weight(self.signs.base, in_flight)
-
-    @property
-    def succeeds(self) -> tuple[str, ...]:
-        """Nonces of the last owners of this worker's tier directories, which are dead."""
-        return tuple(tier.nonce_before for tier in self.tiers if tier.nonce_before is not None)
 
     def masters(self) -> list[str]:
         """Addresses to ask for the mount table."""
@@ -328,49 +278,20 @@ class Worker:
 
     def member(self) -> Member:
         """This worker as the map shows it."""
-        settings = self.settings
-        return Member(
-            member_id=self.member_id,
-            role="worker",
-            tcp=settings.advertised(self.server.address, socket.gethostname()),
+        return self.standing.member(
+            tcp=self.settings.advertised(self.server.address, socket.gethostname()),
             uds=str(self.socket) if self._has_socket else None,
-            capacity_weight=self.capacity_weight,
-            serving_weight=self.weight(self.routes.in_flight),
-            available_bytes=self._available() // AVAILABLE_UNIT * AVAILABLE_UNIT,
-            state=self._state,
-            tiers=tuple(
-                TierInfo(tier=tier.spec.tier, capacity_bytes=tier.spec.capacity_bytes, nonce=tier.nonce)
-                for tier in self.tiers
-            ),
-            version=forebay_worker.__version__,
+            serving_weight=self._weight_now(),
         )
 
     def waiting_for(self) -> tuple[str, ...]:
         """What keeps this worker from being ready."""
-        missing = []
-        if self.registry.current() is None:
-            missing.append("registry")
-        if self.book.reply is None:
-            missing.append("mounts")
-        if not self.registry.is_announced():
-            missing.append("announcement")
-        return tuple(missing)
+        return self.joining.waiting_for()
 
     def status(self) -> StatusReply:
         """``GET /v1/status``."""
         waiting = self.waiting_for()
         known = self.registry.current()
-        tiers: dict[str, Detail | dict[str, Detail]] = {
-            f"tier{number}": {
-                "tier": tier.spec.tier,
-                "path": str(tier.spec.path),
-                "in_memory": tier.in_memory,
-                "capacity_bytes": tier.spec.capacity_bytes,
-                "used_bytes": self.index.used(number),
-                "in_service": self.index.is_in_service(number),
-            }
-            for number, tier in enumerate(self.tiers)
-        }
         blocks: dict[str, Detail] = {state.value: count for state, count in self.index.counts().items()}
         return StatusReply(
             service="forebay-worker",
@@ -382,7 +303,7 @@ class Worker:
             waiting_for=waiting,
             settings=self.settings.shown(),
             detail={
-                **tiers,
+                **gauges.tiers_seen(self.store),
                 **self.keeping.status(),
                 **self.checks.status(),
                 "serving_weight": self.weight(self.routes.in_flight),
@@ -415,7 +336,8 @@ class Worker:
         self.spawner.spawn("rebalance", self.rebalance.run())
         self.spawner.spawn("health_checks", self.checks.run())
         self.spawner.spawn("vital_signs", self.signs.run())
-        self.spawner.spawn("join", self._join())
+        deadline = Deadline.after(settings.registry_timeout_s)
+        self.spawner.spawn("join", self.joining.run(self.spawner, deadline, self.member, self._say_ready))
         self.spawner.spawn("evict", self.store.keep_room())
         self.spawner.spawn("health", self.store.health.run())
         self.spawner.spawn("held_files", self.store.held.run())
@@ -442,45 +364,13 @@ class Worker:
         scanned.set()
         await self.store.mend_all()
 
-    async def _join(self) -> None:
-        await self.registry.start(Deadline.after(self.settings.registry_timeout_s))
-        self.spawner.spawn("map", self._follow_map())
-        self.spawner.spawn("mounts", self.watch.run())
-        while self.book.reply is None:
-            await self.watch.changed(self.book.version, MAP_WAIT_S)
+    def _say_ready(self) -> None:
         log = logs.get("forebay_worker.app")
-        is_ready = False
-        while not self._is_leaving:
-            try:
-                await self.registry.announce(self.member(), succeeds=self.succeeds)
-            except PeerUnavailable as e:  # it goes on trying by itself
-                log.warning("not_announced", error=e.message)
-            if self.registry.is_announced() and not is_ready:
-                is_ready = True
-                log.info("ready", address=self.server.address, member_id=self.member_id, mounts=len(self.book))
-            await self._until_news(SERVING_PERIOD_S if is_ready else ANNOUNCE_PAUSE_S)
-
-    async def _until_news(self, most_s: float) -> None:
-        """Until an operator changed this worker's state, or ``most_s`` have passed."""
-        try:
-            async with asyncio.timeout(most_s):
-                await self._state_changed.wait()
-        except TimeoutError:
-            pass
-        self._state_changed.clear()
-
-    async def _follow_map(self) -> None:
-        seen: ClusterMap | None = self.registry.current()
-        while not self._is_leaving:
-            if seen is not None:
-                self.homes.see(seen, self.registry.history())
-            newer = await self.registry.changed(seen.revision if seen else 0, MAP_WAIT_S)
-            seen = newer or seen
+        log.info("ready", address=self.server.address, member_id=self.member_id, mounts=len(self.book))
 
     async def close(self) -> None:
         """Leaves the map first, so that nobody new asks; then running reads finish."""
-        self._is_leaving = True
-        await self.registry.close()
+        await self.joining.leave()
         await self.server.close()
         self.filler.close()
 

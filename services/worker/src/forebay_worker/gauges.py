@@ -27,6 +27,21 @@ def seen(metrics: WorkerMetrics, store: Store) -> dict[str, dict[str, Detail]]:
     return {"reads": reads | {"local": int(metrics.hits.value("local"))}, "held_bytes": held}
 
 
+def tiers_seen(store: Store) -> dict[str, dict[str, Detail]]:
+    """For the status: the tier directories by their place in ``tier_dirs``."""
+    return {
+        f"tier{number}": {
+            "tier": tier.spec.tier,
+            "path": str(tier.spec.path),
+            "in_memory": tier.in_memory,
+            "capacity_bytes": tier.spec.capacity_bytes,
+            "used_bytes": store.index.used(number),
+            "in_service": store.index.is_in_service(number),
+        }
+        for number, tier in enumerate(store.tiers)
+    }
+
+
 def observe(metrics: Metrics, store: Store, scrubber: Scrubber) -> None:
     """Registers them all. ``number`` is the place of a directory in ``tier_dirs``; a mount without a name is one of
     blocks that were found without their mount."""
