@@ -52,7 +52,14 @@ def test_the_client_needs_neither_a_service_nor_an_extra(install: Callable[[str]
 
     for package in (*SERVICES.values(), "aiobotocore", "botocore", "fsspec", "google_crc32c", "torch"):
         assert environment.python(CAN_IMPORT.format(name=package)).strip() == "False", package
-    skipped = ("forebay.testing", "forebay.ufs.s3", "forebay.fsspec", "forebay.data", "forebay.torch")
+    skipped = (
+        "forebay.testing",
+        "forebay.ufs.s3",
+        "forebay.ufs.foreign",
+        "forebay.fsspec",
+        "forebay.data",
+        "forebay.torch",
+    )
     assert int(environment.python(IMPORT_ALL.format(package="forebay", without=skipped))) > 10
 
 

@@ -41,7 +41,7 @@ def refused(ended: Ended, *words: str) -> None:
 
 def test_a_source_folder_that_is_a_file_or_elsewhere_is_named(tmp_path: Path, source: Path, mount: Path) -> None:
     refused(up(tmp_path, source / "file", "--mount", mount), "SOURCE", "Not a directory")
-    refused(up(tmp_path, "ftp://host/x", "--mount", mount), "SOURCE", "ftp://host/x")
+    refused(up(tmp_path, "1st://host/x", "--mount", mount), "SOURCE", "1st://host/x")
 
 
 def test_a_mount_point_that_is_a_file_taken_or_inside_the_source_is_named(

@@ -81,12 +81,26 @@ def test_without_the_key_nothing_is_changed_and_what_leads_is_not_read(zookeeper
     run(main())
 
 
+async def opens(client: ZooKeeper, *paths: str) -> bool:
+    """Whether a client may read all of them."""
+    try:
+        for path in paths:
+            await client.get(path)
+    except PermissionDenied:
+        return False
+    return True
+
+
 def test_keys_rotate_and_the_old_one_opens_nothing_in_the_end(zookeeper: ZooKeeperServer) -> None:
     async def main() -> None:
         async with AsyncExitStack() as stack:
             lab = Lab(zookeeper, stack)
             await (await lab.leader(OLD)).close()
-            await (await lab.leader(OLD, NEW)).close()
+            both, new = await lab.leader(OLD, NEW), await lab.bare(NEW)
+            async with asyncio.timeout(10):  # its term begins with the lists
+                while not await opens(new, lab.paths.leader, lab.paths.table("mounts"), lab.paths.candidates):
+                    await asyncio.sleep(0.05)
+            await both.close()
             only_new = await lab.leader(NEW)
             assert only_new.is_leading()
             old = await lab.bare(OLD)

@@ -74,6 +74,9 @@ def test_killed_it_comes_back_with_its_mounts_its_epoch_and_whole_listings(tmp_p
         given = flags(tmp_path)
         for name in names:
             (tmp_path / "data" / name).touch()
+        sources = [f"own-{number}" for number in range(3)]
+        for source in sources:
+            (tmp_path / "data" / source).mkdir()
         last_epoch = last_revision = 0
         async with client() as c:
             for round_number in range(3):
@@ -86,7 +89,7 @@ def test_killed_it_comes_back_with_its_mounts_its_epoch_and_whole_listings(tmp_p
                     await registry.start(Deadline.after(10))
                     worker = Member(member_id=f"w{round_number}", role="worker", tcp="127.0.0.1:1", capacity_weight=1.0)
                     await registry.announce(worker)
-                    source = f"file://{tmp_path}/data"
+                    source = f"file://{tmp_path}/data/{sources[round_number]}"
                     request = MountRequest(path=f"/call-{round_number}", ufs_uri=source)
                     await ask(c, master.address, "/v1/mounts", request, Mount)
                     table = await ask(c, master.address, "/v1/mounts", None, MountsReply)
@@ -103,12 +106,12 @@ def test_killed_it_comes_back_with_its_mounts_its_epoch_and_whole_listings(tmp_p
                     master.child.kill()
                     await master.ended()
                     with suppress(PeerUnavailable):
-                        assert [entry.name for entry in (await listing).entries] == names
+                        assert [entry.name for entry in (await listing).entries] == names + sources
                     await registry.close()
             async with process(*given) as master:
                 await ready(master)
                 page = await ask(c, master.address, "/v1/list", ListRequest(path="/m"), ListReply)
-                assert [entry.name for entry in page.entries] == names
+                assert [entry.name for entry in page.entries] == names + sources
 
     run(main(), watchdog_s=90)
 

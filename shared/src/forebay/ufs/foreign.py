@@ -76,6 +76,7 @@ class ForeignUfs:
 
         Raises:
             ConfigError: fsspec knows no such scheme, or its package is not installed, or takes other options.
+            UfsUnavailable: nobody answers where it lies.
         """
         try:
             system, root = await asyncio.to_thread(
@@ -83,6 +84,8 @@ class ForeignUfs:
             )
         except (ImportError, ValueError, TypeError) as e:
             raise ConfigError("source", f"fsspec cannot open {uri.scheme}://: {type(e).__name__}") from e
+        except OSError as e:  # some connect at once
+            raise UfsUnavailable(f"{uri.scheme}://{uri.root} cannot be reached", reason=str(e)) from e
         return ForeignUfs(uri, system, root, telemetry, limits)
 
     @property

@@ -79,14 +79,15 @@ def _diagnosis(uri: UfsUri, options: UfsOptions, error: ForebayError) -> tuple[s
     code = str(error.details.get("s3_code") or "")
     if isinstance(error, NotFound):
         if code == "NoSuchBucket":
-            return "bucket", f"there is no bucket {uri.root}{_at(options)}"
+            return "bucket", f"the source {uri} does not exist: there is no bucket {uri.root}{_at(options)}"
         return "folder", f"the source {uri} does not exist or is no folder"
     if not isinstance(error, UfsDenied):
         where = f"the endpoint{_at(options)}" if uri.scheme == "s3" else f"the source {uri}"
         return "endpoint", f"{where} does not answer: {error.message}"
     is_about_us = uri.scheme == "s3" and ("s3_code" not in error.details or code in CREDENTIAL_CODES)
     if is_about_us:
-        return "credentials", f"the credentials of profile {options.profile} do not work{_at(options)}: {error.message}"
+        who = f"the credentials of profile {options.profile} do not work{_at(options)}"
+        return "credentials", f"the source {uri} may not be listed: {who}: {error.message}"
     return "permission", f"the source {uri} may not be listed by profile {options.profile}: {error.message}"
 
 
