@@ -41,14 +41,15 @@ demo: .venv/.run-stamp .tools/parts/.demo-stamp
 	@SMALL='$(SMALL)' SOURCE='$(SOURCE)' REGISTRY='$(REGISTRY)' $(PY) -m bench.demo
 
 # A test that failed is run once more, alone: on two shared cores a deadline can pass for no fault of ours. Both runs are
-# printed, and a test that needs the second one is a defect to mend.
+# printed, and a test that needs the second one is a defect to mend. The slow ones mostly wait for real processes; each
+# file stays in one process, for its servers and clusters.
 AGAIN := --last-failed --last-failed-no-failures none
 
 test: setup
 	@status=0; \
 	fast='tests/unit tests/property tests/contract'; slow='tests/deploy tests/isolation tests/integration tests/fuse tests/crash'; \
 	$(PY) -m pytest -n 2 $$fast || { echo 'once more, alone:'; $(PY) -m pytest $(AGAIN) $$fast || status=1; }; \
-	$(PY) -m pytest $$slow || { echo 'once more, alone:'; $(PY) -m pytest $(AGAIN) $$slow || status=1; }; \
+	$(PY) -m pytest -n 2 --dist loadfile $$slow || { echo 'once more, alone:'; $(PY) -m pytest $(AGAIN) $$slow || status=1; }; \
 	exit $$status
 
 check: .venv/.dev-stamp
