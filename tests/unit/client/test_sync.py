@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import random
+import select
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -110,3 +112,17 @@ def test_a_closed_client_says_so_and_leaves_no_thread() -> None:
         with pytest.raises(InvalidRequest):
             client.lookup("/a")
         assert not any(t.name == "forebay-client" for t in threading.enumerate())
+
+
+def test_who_made_a_client_is_not_woken_when_it_is_closed() -> None:
+    """Python would begin an interrupted wait anew, and so hide it: the C library's own call tells. A mount that is slow
+    at that moment gives EINTR to who is woken."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with cluster() as options, select.epoll() as nothing:
+        client = SyncClient(options)
+        client.start()
+        closer = threading.Thread(target=client.close)
+        closer.start()
+        woken = libc.epoll_wait(nothing.fileno(), ctypes.create_string_buffer(12), 1, 500)
+        closer.join()
+        assert (woken, ctypes.get_errno()) == (0, 0)

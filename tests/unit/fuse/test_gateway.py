@@ -195,7 +195,7 @@ def test_a_new_version_is_a_new_node_id_with_the_same_inode_number() -> None:
     run(main())
 
 
-def test_an_interrupted_request_is_eintr_at_once_and_the_others_go_on() -> None:
+def test_an_interrupted_request_is_eintr_soon_and_the_others_go_on() -> None:
     async def main() -> None:
         async with Kernel(FakeClient({"a": DATA})) as kernel:
             handle = await kernel.open("a")

@@ -73,9 +73,9 @@ class Gateway:
         self._view, self._tracer = view, telemetry.tracer
         self._journal = journal or NoJournal()
         self.inodes, self.handles = inodes, HandleTable(journal=self._journal)
-        self.waits = Waits(waits_max, on_cancelled=lambda unique: self._answers.fail(unique, errno.EINTR))
-        self.negotiated: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._answers = Answers(telemetry.metrics)
+        self.waits = Waits(waits_max, on_cancelled=self._answers.fail)
+        self.negotiated: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         names = Names(client, view, inodes, self._answers)
         listing = Listing(client, view, inodes, names, self.handles, answers=self._answers)
         self.files = files = Files(view, names, self.handles, self._answers, metrics=telemetry.metrics)

@@ -45,13 +45,18 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 class _Core:
-    """One thread with one loop with one client, in one process."""
+    """One thread with one loop with one client, in one process.
+
+    The loop is made and closed in its thread: it has an io_uring, and Linux wakes the thread that made one when it goes
+    (task work). A caller that waits in a file system at that moment (FUSE, NFS) would get EINTR though no signal came.
+    """
 
     def __init__(self, options: ClientOptions, telemetry: Telemetry) -> None:
         self.pid = os.getpid()
-        self._loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="forebay-client", daemon=True)
+        made: Future[asyncio.AbstractEventLoop] = Future()
+        self._thread = threading.Thread(target=_run_loop, args=(made,), name="forebay-client", daemon=True)
         self._thread.start()
+        self._loop = made.result()
         try:
             self.client = self.run(self._made(options, telemetry))
         except BaseException:
@@ -85,8 +90,20 @@ class _Core:
     def _stop_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(STOP_S)
-        if not self._thread.is_alive():
-            self._loop.close()
+
+
+def _run_loop(made: Future[asyncio.AbstractEventLoop]) -> None:
+    """A thread's life: a loop, from its beginning to its end."""
+    try:
+        loop = uvloop.new_event_loop()
+    except BaseException as e:
+        made.set_exception(e)
+        raise
+    made.set_result(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
 
 
 class SyncClient:
