@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,12 @@ from forebay.testing.zookeeper import ZooKeeperServer
 # No deadline per example: the suite shares two cores with itself, and each test has a limit of its own.
 settings.register_profile("forebay", deadline=None, print_blob=True)
 settings.load_profile("forebay")
+
+
+def pytest_sessionstart() -> None:
+    """A shell's background job begins with SIGINT ignored, and so would every process that a test starts and then
+    stops by it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
