@@ -79,7 +79,7 @@ def fill_store(state: Path, directories: int, files: int) -> None:
             for name in names:
                 rows = file_rows(mount, name, files)
                 await database.write(partial(put, name=DirectoryName.of(mount, name), rows=rows, now_s=now_s))
-            top = [Row(name, DIRECTORY, 0, 0, DIRECTORY_MODE, 10 + i, "", b"") for i, name in enumerate(names)]
+            top = [Row(name, DIRECTORY, 0, 0, DIRECTORY_MODE, "") for name in names]
             await database.write(partial(put, name=DirectoryName.of(mount, ""), rows=top, now_s=now_s))
         finally:
             await database.close()

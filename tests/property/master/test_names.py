@@ -26,7 +26,7 @@ def mount(path: str) -> Mount:
 
 
 def row(name: str) -> Row:
-    return Row(name, FILE, 1, 0, 0o444, 2, "f", b"v" * 16)
+    return Row(name, FILE, 1, 0, 0o444, "f")
 
 
 @given(st.lists(NAMES, max_size=8))

@@ -396,7 +396,7 @@ def test_a_mount_removed_while_it_is_listed_leaves_no_listing(tmp_path: Path) ->
                 await listing
             assert (closed_early, k.ufs.is_closed) == (False, True)
             await k.settled()
-            left = await k.database.read(lambda db: db.execute("SELECT count(*) FROM inodes").fetchone())
+            left = await k.database.read(lambda db: db.execute("SELECT count(*) FROM leaves").fetchone())
             assert left == (0,)
 
     run(main())

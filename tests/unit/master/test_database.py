@@ -179,3 +179,21 @@ def test_a_state_directory_that_is_a_file_is_a_setting_that_cannot_work(tmp_path
     (tmp_path / "f").write_text("x")
     with pytest.raises(ConfigError):
         Database.open(tmp_path / "f")
+
+
+def test_a_file_of_the_first_version_keeps_its_mounts_and_forgets_its_listings(tmp_path: Path) -> None:
+    Database.open(tmp_path).close_now()
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    connection.executescript(
+        "DROP TABLE leaves; CREATE TABLE inodes (listing INTEGER, name TEXT, kind INTEGER);"
+        "CREATE INDEX directories ON inodes (listing, name) WHERE kind = 1; PRAGMA user_version = 1;"
+        "INSERT INTO generations VALUES ('m', 3);"
+        "INSERT INTO listings (mount_id, generation, directory, state, synced_at_s) VALUES ('m', 3, '', 'current', 1.0)"
+    )
+    connection.close()
+    Database.open(tmp_path).close_now()
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    assert connection.execute("SELECT generation FROM generations").fetchall() == [(3,)]
+    assert connection.execute("SELECT count(*) FROM listings").fetchall() == [(0,)]
+    assert connection.execute("SELECT count(*) FROM leaves").fetchall() == [(0,)]
+    connection.close()

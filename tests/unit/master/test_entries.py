@@ -22,7 +22,7 @@ def test_a_file_has_the_layout_that_workers_derive() -> None:
     origin = Origin.of(MOUNT, "train")
     row = origin.row(FILE)
     assert row is not None
-    entry = origin.entry(row)
+    entry = origin.entries([row])[0]
     assert entry.layout is not None
     assert entry.layout.key == "train/a.bin"
     assert entry.layout.version_id == URI.version_id(UfsOptions(), "train/a.bin", "etag")
@@ -35,16 +35,19 @@ def test_files_at_the_roots_have_whole_keys_too() -> None:
     for uri, key in (("s3://bucket", "a"), ("s3://bucket/p", "a"), ("file:///", "a")):
         parsed = UfsUri.parse(uri)
         mount = Mount(mount_id="m", generation=1, path="/", ufs_uri=uri, ufs_id=parsed.ufs_id(UfsOptions()))
-        row = Origin.of(mount, "").row(UfsFile(key, 1, 1, "f"))
+        origin = Origin.of(mount, "")
+        row = origin.row(UfsFile(key, 1, 1, "f"))
         assert row is not None
-        assert row.version.hex() == parsed.version_id(UfsOptions(), key, "f")
+        layout = origin.entries([row])[0].layout
+        assert layout is not None
+        assert layout.version_id == parsed.version_id(UfsOptions(), key, "f")
 
 
 def test_a_directory_has_no_layout() -> None:
     origin = Origin.of(MOUNT, "")
     row = origin.row(UfsDir("train", 7))
     assert row is not None
-    entry = origin.entry(row)
+    entry = origin.entries([row])[0]
     assert (entry.kind, entry.layout, entry.mode, entry.mtime_ns) == ("dir", None, 0o555, 7)
 
 

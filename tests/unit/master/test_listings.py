@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from forebay.contracts import ClusterMap, Member, Mount
+from forebay.contracts.leaves import LEAF_NAMES
 from forebay.errors import InternalError, NotFound
 from forebay_master import listings, records
 from forebay_master.database import FILE_NAME, Database
 from forebay_master.entries import DIRECTORY, FILE, Row
-from forebay_master.listings import SWEEP_ROWS, DirectoryName, ListingCounts
+from forebay_master.listings import SWEEP_LEAVES, DirectoryName, ListingCounts
 
 MOUNT = Mount(mount_id="m", generation=1, path="/", ufs_uri="file:///x", ufs_id="0" * 32)
 NAME = DirectoryName.of(MOUNT, "d")
@@ -29,7 +30,7 @@ def db(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def row(name: str, kind: int = FILE, size: int = 1) -> Row:
-    return Row(name, kind, size, 0, 0o444, 2, "f", b"v" * 16)
+    return Row(name, kind, size, 0, 0o444, "" if kind == DIRECTORY else "f")
 
 
 def fill(db: sqlite3.Connection, names: list[str], synced_at_s: float = 1.0) -> int:
@@ -117,7 +118,7 @@ def test_a_removed_mount_forgets_its_listings(db: sqlite3.Connection) -> None:
 
 
 def test_sweeping_throws_away_what_is_dead_and_nothing_else(db: sqlite3.Connection) -> None:
-    many = [f"{number:05}" for number in range(SWEEP_ROWS + 10)]
+    many = [f"{number:06}" for number in range((SWEEP_LEAVES + 10) * LEAF_NAMES)]
     listings.seal(db, NAME, fill(db, many))
     listings.abandon(db, fill(db, ["x"]))
     filling = fill(db, ["y"])
@@ -126,11 +127,11 @@ def test_sweeping_throws_away_what_is_dead_and_nothing_else(db: sqlite3.Connecti
     while listings.sweep(db):
         rounds += 1
     assert rounds == 3
-    assert db.execute("SELECT name FROM inodes ORDER BY name").fetchall() == [("a",), ("y",)]
+    assert db.execute("SELECT last FROM leaves ORDER BY last").fetchall() == [("a",), ("y",)]
     listings.bury_unfinished(db)
     while listings.sweep(db):
         pass
-    assert db.execute("SELECT name FROM inodes").fetchall() == [("a",)]
+    assert db.execute("SELECT last FROM leaves").fetchall() == [("a",)]
     assert db.execute("SELECT count(*) FROM listings").fetchone() == (1,)
     assert filling > 0
 
@@ -140,6 +141,20 @@ def test_counts_are_of_current_listings(db: sqlite3.Connection) -> None:
     listings.seal(db, NAME, fill(db, ["a", "b", "c"]))
     fill(db, ["x"])
     assert listings.counts(db) == {"m": ListingCounts(1, 3)}
+
+
+def test_what_differs_between_two_listings_is_told_by_name(db: sqlite3.Connection) -> None:
+    many = [f"{number:04}" for number in range(2 * LEAF_NAMES)]
+    listings.seal(db, NAME, fill(db, many))
+    second = listings.begin(db, NAME, 2.0)
+    kept = [row(name) for name in many[1:]]
+    listings.add(db, second, [*kept[:-1], kept[-1]._replace(fingerprint="g"), row("new")])
+    sealed = listings.seal(db, NAME, second)
+    assert [(each.kind, each.name) for each in sealed.differences] == [
+        ("removed", many[0]),
+        ("changed", many[-1]),
+        ("added", "new"),
+    ]
 
 
 # -- mounts and the map

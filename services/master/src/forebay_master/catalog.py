@@ -108,7 +108,7 @@ class Catalog:
                 continue
             if newer is None or newer.synced_at_s <= known.synced_at_s:
                 found[path] = LookupReply(
-                    entry=Origin.of(mount, directory).entry(known.rows[0]),
+                    entry=Origin.of(mount, directory).entries(known.rows)[0],
                     mount_id=mount.mount_id,
                     synced_at_s=known.synced_at_s,
                     valid_s=freshness.valid_s(known.synced_at_s, max_age_s, now_s),
@@ -190,7 +190,7 @@ class Catalog:
             raise self._missing(place.path, known.synced_at_s, valid_s)
         self._meters.lookups.add(1, source)
         return LookupReply(
-            entry=Origin.of(mount, directory).entry(known.rows[0]),
+            entry=Origin.of(mount, directory).entries(known.rows)[0],
             mount_id=mount.mount_id,
             synced_at_s=known.synced_at_s,
             valid_s=freshness.valid_s(known.synced_at_s, max_age_s, now_s),

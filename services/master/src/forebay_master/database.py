@@ -21,12 +21,20 @@ from typing import TypeVar
 
 from forebay.errors import ConfigError, ForebayError, InternalError, NotReady, Overloaded
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x46424D53  # "FBMS"
 FILE_NAME = "master.sqlite"
 LOCK_NAME = "lock"
 
-_SCHEMA = """
+LEAVES = """
+CREATE TABLE leaves (
+    leaf INTEGER PRIMARY KEY, listing INTEGER NOT NULL, last TEXT NOT NULL, count INTEGER NOT NULL,
+    directories INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE UNIQUE INDEX leaves_by_name ON leaves (listing, last);
+CREATE INDEX leaves_with_directories ON leaves (listing, last) WHERE directories > 0;
+"""
+_SCHEMA = f"""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID;
 CREATE TABLE mounts (
     mount_id TEXT PRIMARY KEY, path TEXT NOT NULL UNIQUE, origin TEXT NOT NULL, record BLOB NOT NULL
@@ -40,15 +48,13 @@ CREATE TABLE listings (
 );
 CREATE UNIQUE INDEX current_listings ON listings (mount_id, generation, directory) WHERE state = 'current';
 CREATE INDEX other_listings ON listings (state) WHERE state != 'current';
-CREATE TABLE inodes (
-    listing INTEGER NOT NULL, name TEXT NOT NULL, kind INTEGER NOT NULL, size INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL, mode INTEGER NOT NULL, inode INTEGER NOT NULL, fingerprint TEXT NOT NULL,
-    version BLOB NOT NULL, PRIMARY KEY (listing, name)
-) WITHOUT ROWID;
+{LEAVES}
 """
 
-_DIRECTORIES = "CREATE INDEX IF NOT EXISTS directories ON inodes (listing, name) WHERE kind = 1"
-"""Walks find the next directory among millions of files; earlier files of this version do without."""
+_FROM_1 = f"""
+BEGIN IMMEDIATE; DROP TABLE inodes; DELETE FROM listings; {LEAVES} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;
+"""
+"""Version 1 had a row for each name. Listings can be had again, so they are not taken over."""
 
 T = TypeVar("T")
 
@@ -232,9 +238,10 @@ def _create(path: Path) -> None:
             )
         elif application != APPLICATION_ID:
             raise ConfigError("state_dir", f"{path} is another program's database")
+        elif version == 1:
+            connection.executescript(_FROM_1)
         elif version != SCHEMA_VERSION:
             raise ConfigError("state_dir", f"{path} has schema version {version}, this master knows {SCHEMA_VERSION}")
-        connection.execute(_DIRECTORIES)
 
 
 @contextmanager

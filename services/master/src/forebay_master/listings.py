@@ -10,34 +10,20 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 from forebay.contracts import ChangeKind, Mount
 from forebay.errors import NotFound
-from forebay_master.entries import DIRECTORY, Row
+from forebay_master import leaves
+from forebay_master.entries import Row
+from forebay_master.leaves import Packed
 
 DIFFERENCES_MAX = 1000
 """Names by which two listings of a directory may differ before the directory as a whole counts as changed."""
 
-SWEEP_ROWS = 2000
-"""Rows thrown away in one transaction (~10 ms), so that other writes are not held up."""
-
-_PUT = f"""
-INSERT INTO inodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (listing, name) DO UPDATE SET
-    kind = excluded.kind, size = excluded.size, mtime_ns = excluded.mtime_ns, mode = excluded.mode,
-    inode = excluded.inode, fingerprint = excluded.fingerprint, version = excluded.version
-    WHERE inodes.kind != {DIRECTORY}
-"""
-_CHANGED = """
-SELECT n.name, n.fingerprint, o.name IS NOT NULL
-FROM inodes n LEFT JOIN inodes o ON o.listing = :old AND o.name = n.name
-WHERE n.listing = :new AND (o.name IS NULL OR o.kind != n.kind OR o.version != n.version) LIMIT :limit
-"""
-_GONE = """
-SELECT o.name FROM inodes o LEFT JOIN inodes n ON n.listing = :new AND n.name = o.name
-WHERE o.listing = :old AND n.name IS NULL LIMIT :limit
-"""
-_COLUMNS = "name, kind, size, mtime_ns, mode, inode, fingerprint, version"
+SWEEP_LEAVES = 200
+"""Leaves thrown away in one transaction (~10 ms), so that other writes are not held up."""
 
 
 class DirectoryName(NamedTuple):
@@ -73,7 +59,7 @@ def begin(db: sqlite3.Connection, name: DirectoryName, synced_at_s: float) -> in
 
 def add(db: sqlite3.Connection, listing: int, rows: Sequence[Row]) -> None:
     """Puts rows into a listing that is being filled. Of a file and a directory of one name the directory stays."""
-    db.executemany(_PUT, ((listing, *row) for row in rows))
+    leaves.put(db, listing, rows)
 
 
 class Difference(NamedTuple):
@@ -104,7 +90,7 @@ def seal(db: sqlite3.Connection, name: DirectoryName, listing: int) -> Sealed:
     is_mounted = db.execute("SELECT 1 FROM mounts WHERE mount_id = ?", name[:1]).fetchone()
     if is_mounted is None or generation != (name.generation,):
         raise NotFound("the mount was removed while it was listed", mount_id=name.mount_id)
-    count: int = db.execute("SELECT count(*) FROM inodes WHERE listing = ?", (listing,)).fetchone()[0]
+    count = leaves.count(db, listing)
     before = _current(db, name)
     found = () if before is None else tuple(differences(db, before[0], listing, DIFFERENCES_MAX + 1))
     bury(db, name)
@@ -113,11 +99,19 @@ def seal(db: sqlite3.Connection, name: DirectoryName, listing: int) -> Sealed:
 
 
 def differences(db: sqlite3.Connection, old: int, new: int, limit: int) -> Iterator[Difference]:
-    """At most ``limit`` names that two listings have otherwise: replaced and new ones, then those that are gone."""
-    found = db.execute(_CHANGED, {"old": old, "new": new, "limit": limit}).fetchall()
-    yield from (Difference("changed" if was_there else "added", n, f) for n, f, was_there in found)
-    gone = db.execute(_GONE, {"old": old, "new": new, "limit": limit - len(found)})
-    yield from (Difference("removed", n, "") for (n,) in gone)
+    """At most ``limit`` names that two listings have otherwise, in byte order."""
+    found = (_difference(before, now) for before, now in leaves.pairs(db, old, new))
+    return islice((each for each in found if each is not None), limit)
+
+
+def _difference(before: Row | None, now: Row | None) -> Difference | None:
+    if now is None:
+        return Difference("removed", before.name, "") if before is not None else None
+    if before is None:
+        return Difference("added", now.name, now.fingerprint)
+    if (before.kind, before.fingerprint) != (now.kind, now.fingerprint):
+        return Difference("changed", now.name, now.fingerprint)
+    return None
 
 
 def bury(db: sqlite3.Connection, name: DirectoryName) -> bool:
@@ -146,11 +140,9 @@ def sweep(db: sqlite3.Connection) -> bool:
     dead = db.execute("SELECT listing FROM listings WHERE state = 'dead' LIMIT 1").fetchone()
     if dead is None:
         return False
-    names = "SELECT name FROM inodes WHERE listing = ? LIMIT ?"
-    gone = db.execute(
-        f"DELETE FROM inodes WHERE listing = ? AND name IN ({names})", (*dead, *dead, SWEEP_ROWS)
-    ).rowcount
-    if gone < SWEEP_ROWS:
+    some = "SELECT leaf FROM leaves WHERE listing = ? LIMIT ?"
+    gone = db.execute(f"DELETE FROM leaves WHERE leaf IN ({some})", (*dead, SWEEP_LEAVES)).rowcount
+    if gone < SWEEP_LEAVES:
         db.execute("DELETE FROM listings WHERE listing = ?", dead)
     return True
 
@@ -161,10 +153,13 @@ def page(db: sqlite3.Connection, name: DirectoryName, after: str, limit: int) ->
     if found is None:
         return None
     listing, synced_at_s = found
-    rows = db.execute(
-        f"SELECT {_COLUMNS} FROM inodes WHERE listing = ? AND name > ? ORDER BY name LIMIT ?", (listing, after, limit)
-    )
-    return Known(synced_at_s, tuple(map(Row._make, rows)))
+    return Known(synced_at_s, leaves.rows(db, listing, after, limit))
+
+
+def packed(db: sqlite3.Connection, name: DirectoryName, after: str, limit: int) -> tuple[float, Packed] | None:
+    """As ``page``, as leaves: when the under store was asked, and the names."""
+    found = _current(db, name)
+    return None if found is None else (found[1], leaves.packed(db, found[0], after, limit))
 
 
 def find(db: sqlite3.Connection, name: DirectoryName, entry: str) -> Known | None:
@@ -173,8 +168,8 @@ def find(db: sqlite3.Connection, name: DirectoryName, entry: str) -> Known | Non
     if found is None:
         return None
     listing, synced_at_s = found
-    rows = db.execute(f"SELECT {_COLUMNS} FROM inodes WHERE listing = ? AND name = ?", (listing, entry))
-    return Known(synced_at_s, tuple(map(Row._make, rows)))
+    row = leaves.find(db, listing, entry)
+    return Known(synced_at_s, () if row is None else (row,))
 
 
 def _current(db: sqlite3.Connection, name: DirectoryName) -> tuple[int, float] | None:
@@ -188,13 +183,7 @@ def _current(db: sqlite3.Connection, name: DirectoryName) -> tuple[int, float] |
 def next_directory(db: sqlite3.Connection, name: DirectoryName, after: str) -> str | None:
     """The first directory behind the name ``after`` in a directory; ``None`` too where there is no listing."""
     found = _current(db, name)
-    if found is None:
-        return None
-    row = db.execute(
-        f"SELECT name FROM inodes WHERE listing = ? AND name > ? AND kind = {DIRECTORY} ORDER BY name LIMIT 1",
-        (found[0], after),
-    ).fetchone()
-    return None if row is None else str(row[0])
+    return None if found is None else leaves.next_directory(db, found[0], after)
 
 
 def synced_at(db: sqlite3.Connection, name: DirectoryName) -> float | None:

@@ -62,8 +62,8 @@ def _entries(request: PageRequest, rows: Sequence[Row]) -> list[Entry]:
     if place.mount is None:
         found: list[Entry] = []
     else:
-        describe = Origin.of(place.mount, place.key).entry
-        found = [describe(row) for row in rows if row.name not in hidden]
+        shown = [row for row in rows if row.name not in hidden] if hidden else rows
+        found = Origin.of(place.mount, place.key).entries(shown)
     if not below:
         return found
     given = (given_directory(join(place.path, name)) for name in below)

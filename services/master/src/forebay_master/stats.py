@@ -123,7 +123,7 @@ def answer_changes(mount: Mount, directory: str, name: str, before: Known, now: 
     path = path_of(mount, directory, name)
     if new is None:
         return (Change(mount_id=mount.mount_id, path=path, kind="removed"),)
-    if old is not None and (old.kind, old.version) == (new.kind, new.version):
+    if old is not None and (old.kind, old.fingerprint) == (new.kind, new.fingerprint):
         return ()
     kind: ChangeKind = "added" if old is None else "changed"
     return (Change(mount_id=mount.mount_id, path=path, kind=kind, fingerprint=new.fingerprint or None),)

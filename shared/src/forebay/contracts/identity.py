@@ -5,15 +5,19 @@ All hashes are BLAKE2b with a ``person`` tag per kind and length-prefixed parts,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from hashlib import blake2b
 
 
 def _digest(person: bytes, size: int, *parts: bytes) -> bytes:
     h = blake2b(digest_size=size, person=person)
     for part in parts:
-        h.update(len(part).to_bytes(8, "little"))
-        h.update(part)
+        h.update(_part(part))
     return h.digest()
+
+
+def _part(part: bytes) -> bytes:
+    return len(part).to_bytes(8, "little") + part
 
 
 def ufs_id(scheme: str, endpoint: str, root: str) -> str:
@@ -40,6 +44,28 @@ def inode_number(mount_path: str, key: str) -> int:
     """63-bit ``st_ino`` of a name: equal on every master, stable over restarts, never 0 or 1 (1 is the FUSE root)."""
     n = int.from_bytes(_digest(b"fb-inode", 8, mount_path.encode(), key.encode()), "little") >> 1
     return max(n, 2)
+
+
+def version_ids(ufs: str, keys_and_fingerprints: Iterable[tuple[str, str]]) -> list[str]:
+    """As ``version_id`` for many files of one under store, in less than half the time."""
+    begun = blake2b(_part(bytes.fromhex(ufs)), digest_size=16, person=b"fb-version")
+    found = []
+    for key, fingerprint in keys_and_fingerprints:
+        h = begun.copy()
+        h.update(_part(key.encode()) + _part(fingerprint.encode()))
+        found.append(h.hexdigest())
+    return found
+
+
+def inode_numbers(mount_path: str, keys: Iterable[str]) -> list[int]:
+    """As ``inode_number`` for many names of one mount."""
+    begun = blake2b(_part(mount_path.encode()), digest_size=8, person=b"fb-inode")
+    found = []
+    for key in keys:
+        h = begun.copy()
+        h.update(_part(key.encode()))
+        found.append(max(int.from_bytes(h.digest(), "little") >> 1, 2))
+    return found
 
 
 def block_count(size: int, block_size: int) -> int:
