@@ -72,6 +72,7 @@ from forebay.contracts import (
     WithdrawRequest,
     encode,
 )
+from forebay.contracts.leaves import LEAF_VERSION, Leaf, Shared, encode_leaf
 from forebay.contracts.overview import MountView, OverviewReply, ReadSample, TierView, Trouble, WorkerView
 from forebay.contracts.tickets import TicketClaims
 from forebay.discovery.terms import Leader, TableHead
@@ -168,13 +169,27 @@ LOAD_STATUS = LoadStatus(
 PAGE = DirectoryPage(
     path="/imagenet", entries=(FILE, FOLDER), mount_id="m1", synced_at_s=1.5, valid_s=30.0, is_first=True, is_last=False
 )
+PACKED = DirectoryPage(
+    path="/imagenet/train",
+    entries=(),
+    mount_id="m1",
+    synced_at_s=1.5,
+    valid_s=30.0,
+    is_first=True,
+    is_last=True,
+    shared=Shared(
+        mount_path="/imagenet", directory="train", ufs_id="0" * 32, full_prefix="data/train", block_size=1 << 28
+    ),
+    leaves=(encode_leaf(Leaf(LEAF_VERSION, ["a.jpg"], [0o444], [7], [1_700_000_000_000_000_000], ["etag"])),),
+)
 
 HINTED = HintedBlock(block_id=HEX, target=BlockTarget(mount_id="m1", key="a", size=1, fingerprint="f", index=0))
 EXAMPLES: tuple[Record, ...] = (
     ConsistencyRule(prefix="train", max_age_s=None),
-    TreeRequest(path="/imagenet", depth=3, start="train", page_token="YQ", limit=100),
+    TreeRequest(path="/imagenet", depth=3, start="train", page_token="YQ", limit=100, packed=True),
     PAGE,
-    TreeReply(directories=(PAGE,), next_page_token="YQ"),
+    TreeReply(directories=(PAGE, PACKED), next_page_token="YQ"),
+    Shared(mount_path="/m", directory="", ufs_id="0" * 32, full_prefix="data", block_size=1 << 28),
     BatchRequest(paths=("/imagenet/a", "/imagenet/b")),
     BatchItem(reply=LookupReply(entry=FILE, mount_id="m1", synced_at_s=1.5, valid_s=None)),
     BatchReply(items=(BatchItem(error=ErrorReply(code="not_found", message="no")),)),

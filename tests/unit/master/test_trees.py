@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from forebay.contracts import BatchRequest, TreeReply, TreeRequest, decode
-from forebay.contracts.tree import TREE_DEPTH_MAX
+from forebay.contracts.tree import TREE_DEPTH_MAX, unpacked
 from forebay.errors import InvalidRequest, NotFound, TooLarge, UfsDenied
 from forebay.testing import run
 from tests.unit.master.kit import Kit, kit
@@ -24,7 +24,8 @@ async def pages(k: Kit, limit: int, **asked: int | str) -> list[TreeReply]:
         request = {"path": "/m", "depth": TREE_DEPTH_MAX, "limit": limit, "page_token": token} | asked
         if token is not None:
             request.pop("start", None)
-        found.append(decode(TreeReply, await k.trees.page(msgspec.convert(request, TreeRequest))))
+        reply = decode(TreeReply, await k.trees.page(msgspec.convert(request, TreeRequest)))
+        found.append(msgspec.structs.replace(reply, directories=tuple(map(unpacked, reply.directories))))
         token = found[-1].next_page_token
         if token is None:
             return found
@@ -48,11 +49,30 @@ def test_a_tree_is_every_name_once_directory_by_directory_whatever_the_page(tmp_
             for key in KEYS:
                 k.ufs.put(key, b"1")
             await k.mount("/m")
-            for _ in range(2):  # cold, then from the store
-                found = await pages(k, limit)
+            for packed in (False, False, True):  # cold, then from the store
+                found = await pages(k, limit, packed=packed)
                 assert names(found) == ALL
+                assert [reply.directories for reply in found] == [
+                    reply.directories for reply in await pages(k, limit, packed=not packed)
+                ]
                 assert all(sum(len(page.entries) for page in reply.directories) <= limit for reply in found)
             assert sorted(k.ufs.listed[1:]) == ["", "a", "a-b", "a/deep", "b", "e", "e/f", "e/f/g"]
+
+    run(main())
+
+
+def test_names_come_as_leaves_when_asked_but_for_directories_that_mounts_are_in(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kit(tmp_path) as k:
+            for key in KEYS:
+                k.ufs.put(key, b"1")
+            k.stores["file:///other"].put("inner", b"")
+            await k.mount("/m")
+            await k.mount("/m/k", "file:///other")
+            assert names(await pages(k, 2, packed=True)) == [*ALL[:5], "/m/k", *ALL[5:]]
+            reply = decode(TreeReply, await k.trees.page(TreeRequest(path="/m", packed=True)))
+            packed = [(page.path, bool(page.leaves)) for page in reply.directories]
+            assert packed[:2] == [("/m", False), ("/m/a", True)]
 
     run(main())
 

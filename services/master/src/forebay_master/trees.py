@@ -20,6 +20,7 @@ from forebay.contracts import (
     BatchRequest,
     DirectoryPage,
     ErrorReply,
+    ListReply,
     LookupReply,
     Mount,
     TreeReply,
@@ -31,6 +32,8 @@ from forebay.errors import ForebayError, InvalidRequest, NotFound, Overloaded, T
 from forebay_master import freshness, listings
 from forebay_master.catalog import Catalog, batched
 from forebay_master.database import Database
+from forebay_master.entries import Origin
+from forebay_master.leaves import Packed
 from forebay_master.listings import DirectoryName
 from forebay_master.namespace import MountTable, Place, join, normalise
 from forebay_master.observe import Meters, counting_errors
@@ -64,6 +67,7 @@ class _Filling:
     pages: list[DirectoryPage] = field(default_factory=list)
     count: int = 0
     missing: tuple[str, ...] = ()
+    packed: bool = False
 
 
 class Trees:
@@ -105,7 +109,8 @@ class Trees:
             raise NotFound("no mount holds this path", path=place.path)
         walk = Walk(place.mount, place.key, request.depth, self._hidden(place.mount))
         tag = directory_tag(f"tree {request.depth} {place.path}", place.mount)
-        filling = _Filling(walk, self._needed(place.mount), request.limit, self._begin(walk, tag, request))
+        spot = self._begin(walk, tag, request)
+        filling = _Filling(walk, self._needed(place.mount), request.limit, spot, packed=request.packed)
         await self._fill(filling)
         self._meters.entries.add(filling.count)
         token = make_token(tag, filling.spot) if filling.spot is not None else None
@@ -207,16 +212,16 @@ class Trees:
             if page is None:
                 filling.missing = self._ahead(db, filling, filling.spot.directory)
                 return
-            filling.pages.append(page)
-            filling.count += len(page.entries)
-            if not page.is_last:
-                begun_s = filling.spot.begun_with_s if filling.spot.after else page.synced_at_s
-                filling.spot = Spot(filling.spot.directory, page.entries[-1].name, begun_s)
+            filling.pages.append(page.page)
+            filling.count += page.count
+            if not page.page.is_last:
+                begun_s = filling.spot.begun_with_s if filling.spot.after else page.page.synced_at_s
+                filling.spot = Spot(filling.spot.directory, page.last, begun_s)
                 return
             following = filling.walk.following(db, filling.spot.directory)
             filling.spot = Spot(following) if following is not None else None
 
-    def _directory(self, db: sqlite3.Connection, filling: _Filling, spot: Spot) -> DirectoryPage | None:
+    def _directory(self, db: sqlite3.Connection, filling: _Filling, spot: Spot) -> _Part | None:
         mount, now_s = filling.walk.mount, self._clock()
         since_s = filling.since(spot.directory)
         cursor = Cursor(spot.begun_with_s, spot.after) if spot.after else None
@@ -226,19 +231,15 @@ class Trees:
         path = join(mount.path, spot.directory) if spot.directory else mount.path
         place: Place = self._table().place(path)
         asked = PageRequest(place, b"", cursor, max(1, filling.limit - filling.count))
-        known = listings.page(db, DirectoryName.of(mount, spot.directory), asked.after, asked.rows_wanted)
+        name = DirectoryName.of(mount, spot.directory)
+        if filling.packed and not place.below:
+            held = listings.packed(db, name, asked.after, asked.limit)
+            is_good = held is not None and freshness.is_good(held[0], since_s, now_s)
+            return packed_part(asked, mount, *held, now_s=now_s) if held is not None and is_good else None
+        known = listings.page(db, name, asked.after, asked.rows_wanted)
         if known is None or not freshness.is_good(known.synced_at_s, since_s, now_s):
             return None
-        reply = build_page(asked, known.rows, synced_at_s=known.synced_at_s, now_s=now_s)
-        return DirectoryPage(
-            path=path,
-            entries=reply.entries,
-            mount_id=reply.mount_id,
-            synced_at_s=reply.synced_at_s,
-            valid_s=reply.valid_s,
-            is_first=cursor is None,
-            is_last=reply.next_page_token is None,
-        )
+        return listed_part(asked, build_page(asked, known.rows, synced_at_s=known.synced_at_s, now_s=now_s))
 
     def _ahead(self, db: sqlite3.Connection, filling: _Filling, directory: str) -> tuple[str, ...]:
         """The directory, and those after it that have no good listing, as far as they are known."""
@@ -251,6 +252,45 @@ class Trees:
             missing.append(each)
             each = filling.walk.following(db, each)
         return tuple(missing)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A directory's part of a page: so many names, the last of them."""
+
+    page: DirectoryPage
+    count: int
+    last: str
+
+
+def listed_part(asked: PageRequest, reply: ListReply) -> _Part:
+    """A directory's names as records."""
+    page = DirectoryPage(
+        path=asked.place.path,
+        entries=reply.entries,
+        mount_id=reply.mount_id,
+        synced_at_s=reply.synced_at_s,
+        valid_s=reply.valid_s,
+        is_first=asked.cursor is None,
+        is_last=reply.next_page_token is None,
+    )
+    return _Part(page, len(reply.entries), reply.entries[-1].name if reply.entries else "")
+
+
+def packed_part(asked: PageRequest, mount: Mount, synced_at_s: float, names: Packed, *, now_s: float) -> _Part:
+    """A directory's names as leaves."""
+    page = DirectoryPage(
+        path=asked.place.path,
+        entries=(),
+        mount_id=mount.mount_id,
+        synced_at_s=synced_at_s,
+        valid_s=freshness.valid_s(synced_at_s, freshness.listing_age_of(mount, asked.place.key), now_s),
+        is_first=asked.cursor is None,
+        is_last=not names.more,
+        shared=Origin.of(mount, asked.place.key).shared,
+        leaves=names.leaves,
+    )
+    return _Part(page, names.count, names.last)
 
 
 def next_token(body: bytes) -> str | None:

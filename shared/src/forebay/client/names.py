@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import PurePosixPath
 
+import msgspec
+
 from forebay.client.masters import ATTEMPT_S, Masters
 from forebay.client.metadata import MetadataCache
 from forebay.client.options import ClientOptions
@@ -16,6 +18,7 @@ from forebay.contracts import (
     BatchReply,
     BatchRequest,
     ChangesReply,
+    DirectoryPage,
     Entry,
     ListReply,
     ListRequest,
@@ -27,7 +30,7 @@ from forebay.contracts import (
     TreeRequest,
 )
 from forebay.contracts.names import CHANGES_PATH, SYNC_PATH
-from forebay.contracts.tree import BATCH_PATH, TREE_PATH
+from forebay.contracts.tree import BATCH_PATH, TREE_PATH, unpacked
 from forebay.errors import InvalidRequest, NotFound, PeerMisbehaved
 from forebay.runtime import Deadline
 from forebay.telemetry import Metrics
@@ -137,9 +140,11 @@ class Names:
 
     async def tree_page(self, request: TreeRequest) -> TreeReply:
         """Names of many directories; whole ones are held, and so are the lookups of all names."""
-        reply = await self._masters.call(
-            TREE_PATH, request, TreeReply, deadline=self._deadline(), attempt_s=TREE_ATTEMPT_S
+        packed = msgspec.structs.replace(request, packed=True)
+        answer = await self._masters.call(
+            TREE_PATH, packed, TreeReply, deadline=self._deadline(), attempt_s=TREE_ATTEMPT_S
         )
+        reply = msgspec.structs.replace(answer, directories=tuple(map(_unpacked, answer.directories)))
         now_s = time.monotonic()
         for page in reply.directories:
             listed = as_reply(page)
@@ -225,6 +230,13 @@ class Names:
 
     def _deadline(self) -> Deadline:
         return Deadline.after(self._options.metadata_deadline_s)
+
+
+def _unpacked(page: DirectoryPage) -> DirectoryPage:
+    try:
+        return unpacked(page)
+    except InvalidRequest as e:
+        raise PeerMisbehaved(f"the names of {page.path} cannot be read: {e.message}") from e
 
 
 def _missing(path: str, said: NotFound | None) -> NotFound:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from binascii import b2a_base64
+from typing import Any, TypeVar
 
 import msgspec
 import orjson
@@ -37,10 +38,17 @@ def encode(record: Record) -> bytes:
             of more than 64 bits.
     """
     try:
-        return orjson.dumps(record, default=msgspec.structs.asdict)
+        return orjson.dumps(record, default=_plain)
     except orjson.JSONEncodeError as e:
         kind = type(record).__name__
         raise InvalidRequest(f"this {kind} cannot be written as JSON: {e}", record=kind) from e
+
+
+def _plain(value: Any) -> Any:
+    """What orjson does not know: records, and bytes, which become base64."""
+    if isinstance(value, bytes):
+        return b2a_base64(value, newline=False).decode()
+    return msgspec.structs.asdict(value)
 
 
 def decode(kind: type[R], data: bytes | bytearray | memoryview) -> R:

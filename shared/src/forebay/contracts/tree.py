@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 from msgspec import Meta
 
 from forebay.contracts.codec import Record
+from forebay.contracts.leaves import Shared, decode_leaf, entries
 from forebay.contracts.records import Entry, ErrorReply, LookupReply, PathText, ShortText
 
 TREE_PATH = "/v1/tree"
@@ -20,7 +22,8 @@ class TreeRequest(Record, frozen=True):
 
     ``depth``: how many levels of directories below ``path`` are listed (0: ``path`` alone). ``start``: begin with that
     directory in ``path`` instead of ``path`` itself, and go on with those behind it. ``page_token`` goes on where a
-    page ended (then ``start`` is not looked at).
+    page ended (then ``start`` is not looked at). ``packed``: names may come as ``leaves``, which is a tenth of the work
+    for both sides.
     """
 
     path: PathText
@@ -28,10 +31,15 @@ class TreeRequest(Record, frozen=True):
     start: ShortText | None = None
     page_token: Annotated[str, Meta(max_length=8192)] | None = None
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 10_000
+    packed: bool = False
 
 
 class DirectoryPage(Record, frozen=True):
-    """Names of one directory, as in a ``ListReply``: its first ones if ``is_first``, its last if ``is_last``."""
+    """Names of one directory, as in a ``ListReply``: its first ones if ``is_first``, its last if ``is_last``.
+
+    A packed page has ``shared`` and its names in ``leaves`` (base64 of `forebay.contracts.leaves`) instead of
+    ``entries``: `unpacked` gives the same page with entries.
+    """
 
     path: PathText
     entries: tuple[Entry, ...]
@@ -40,6 +48,8 @@ class DirectoryPage(Record, frozen=True):
     valid_s: float | None
     is_first: bool
     is_last: bool
+    shared: Shared | None = None
+    leaves: tuple[bytes, ...] = ()
 
 
 class TreeReply(Record, frozen=True):
@@ -47,6 +57,18 @@ class TreeReply(Record, frozen=True):
 
     directories: tuple[DirectoryPage, ...]
     next_page_token: str | None
+
+
+def unpacked(page: DirectoryPage) -> DirectoryPage:
+    """The page with records for its names.
+
+    Raises:
+        InvalidRequest: its leaves are none.
+    """
+    if page.shared is None:
+        return page
+    found = entries(page.shared, [decode_leaf(body) for body in page.leaves])
+    return msgspec.structs.replace(page, entries=tuple(found), shared=None, leaves=())
 
 
 class BatchRequest(Record, frozen=True):
