@@ -39,6 +39,8 @@ class ListedUfs(MemoryUfs):
         self.asked: list[str] = []
         self.fail: Callable[[str, str | None], ForebayError | None] = lambda key, token: None
         self.hold: asyncio.Event | None = None
+        self.hold_from: str | None = None
+        """Only pages that begin with this token, or a later one, wait."""
         self.is_closed = False
 
     async def list_page(self, directory: str, *, token: str | None = None, limit: int = PAGE_NAMES_MAX) -> UfsPage:
@@ -59,7 +61,7 @@ class ListedUfs(MemoryUfs):
         self.is_closed = True
 
     async def _obey(self, key: str, token: str | None) -> None:
-        if self.hold is not None:
+        if self.hold is not None and (self.hold_from is None or (token or "") >= self.hold_from):
             await self.hold.wait()
         error = self.fail(key, token)
         if error is not None:

@@ -26,7 +26,7 @@ from forebay_master.observe import Meters, counting_errors
 from forebay_master.pages import PageRequest, build_page
 from forebay_master.paging import directory_tag, parse_token
 from forebay_master.stats import Stats
-from forebay_master.syncs import Syncs
+from forebay_master.syncs import Sight, Syncs
 
 SYNC_ROUNDS_MAX = 4
 """Syncs that one listing request waits for; more than two only if the mount is changed meanwhile."""
@@ -218,17 +218,42 @@ class Catalog:
         source = "store"
         for _ in range(SYNC_ROUNDS_MAX):
             page = await self._database.read(partial(self._read_page, asked=asked, mount=mount, since_s=since_s))
+            if asked.cursor is not None:
+                self._syncs.check_whole(mount, asked.place.key, asked.cursor.begun_with_s)
             if page is not None:
                 self._count(source, page.entry_count)
                 return page.body
             source = "ufs"
             try:
-                await self._syncs.bring(mount, asked.place.key, since_s)
+                page = await self._while_listed(asked, mount, since_s)
+                if page is not None:
+                    self._count(source, page.entry_count)
+                    return page.body
             except NotFound:
                 if not asked.place.below:
                     raise
                 return self._list_given(asked)
         raise Overloaded("the directory changes hands too fast; list it again", path=asked.place.path)
+
+    async def _while_listed(self, asked: PageRequest, mount: Mount, since_s: float) -> _Page | None:
+        """A page of what is certain already of a listing that comes in; ``None`` when all of it is there."""
+        seen = asked.after
+        while True:
+            sight = await self._syncs.sight(mount, asked.place.key, since_s, after=seen, rows=asked.rows_wanted)
+            if sight is None:
+                return None
+            page = await self._database.read(partial(self._read_part, asked=asked, sight=sight))
+            if page is not None and page.entry_count:
+                return page
+            seen = sight.before  # it was thrown away meanwhile, or other mounts hide what is there
+
+    def _read_part(self, db: sqlite3.Connection, asked: PageRequest, sight: Sight) -> _Page | None:
+        """On a database thread."""
+        rows = listings.part(db, sight.listing, asked.after, sight.before, asked.rows_wanted)
+        if rows is None:
+            return None
+        reply = build_page(asked, rows, synced_at_s=sight.synced_at_s, now_s=self._clock(), before=sight.before)
+        return _Page(encode(reply), len(reply.entries))
 
     def _read_page(self, db: sqlite3.Connection, asked: PageRequest, mount: Mount, since_s: float) -> _Page | None:
         """On a database thread: the page if the listing there is good enough."""

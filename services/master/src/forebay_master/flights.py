@@ -44,6 +44,11 @@ class Flights(Generic[K, T]):
     def __len__(self) -> int:
         return len(self._flights)
 
+    def started_at(self, key: K) -> float | None:
+        """When the flight that is under way began, if there is one."""
+        flight = self._flights.get(key)
+        return None if flight is None else flight.started_at_s
+
     async def join(self, key: K, since_s: float, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The answer of a flight that began at ``since_s`` or later: one that is under way, or a new one of ``ask``.
 

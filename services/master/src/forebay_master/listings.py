@@ -8,6 +8,7 @@ States: ``filling`` (a sync writes it), ``current`` (one per directory), ``dead`
 from __future__ import annotations
 
 import sqlite3
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -160,6 +161,15 @@ def packed(db: sqlite3.Connection, name: DirectoryName, after: str, limit: int) 
     """As ``page``, as leaves: when the under store was asked, and the names."""
     found = _current(db, name)
     return None if found is None else (found[1], leaves.packed(db, found[0], after, limit))
+
+
+def part(db: sqlite3.Connection, listing: int, after: str, before: str, limit: int) -> tuple[Row, ...] | None:
+    """Rows between two names of a listing that is being filled, or was sealed since; ``None`` if it was thrown away."""
+    state = db.execute("SELECT state FROM listings WHERE listing = ?", (listing,)).fetchone()
+    if state is None or state[0] == "dead":
+        return None
+    rows = leaves.rows(db, listing, after, limit)
+    return rows[: bisect_left(rows, before, key=lambda row: row.name)]
 
 
 def find(db: sqlite3.Connection, name: DirectoryName, entry: str) -> Known | None:

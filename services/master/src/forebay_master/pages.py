@@ -38,18 +38,23 @@ class PageRequest:
         return self.limit + 1 + len(self.place.below)
 
 
-def build_page(request: PageRequest, rows: Sequence[Row], *, synced_at_s: float, now_s: float) -> ListReply:
-    """The page. ``rows``: the first ``rows_wanted`` behind ``after`` (fewer when there are no more)."""
+def build_page(
+    request: PageRequest, rows: Sequence[Row], *, synced_at_s: float, now_s: float, before: str | None = None
+) -> ListReply:
+    """The page. ``rows``: the first ``rows_wanted`` behind ``after`` (fewer when there are no more). ``before``: only
+    names below it are known yet, so there is more."""
     mount = request.place.mount
     entries = _entries(request, rows)
-    more = len(entries) > request.limit
+    if before is not None:
+        entries = [entry for entry in entries if entry.name < before]
+    more = len(entries) > request.limit or before is not None
     page = entries[: request.limit]
     begun_with_s = request.cursor.begun_with_s if request.cursor else synced_at_s
     max_age_s = freshness.listing_age_of(mount, request.place.key) if mount else freshness.NAMESPACE_VALID_S
     return ListReply(
         entries=tuple(page),
         mount_id=mount.mount_id if mount else None,
-        next_page_token=make_token(request.tag, Cursor(begun_with_s, page[-1].name)) if more else None,
+        next_page_token=make_token(request.tag, Cursor(begun_with_s, page[-1].name)) if more and page else None,
         synced_at_s=synced_at_s,
         valid_s=freshness.valid_s(synced_at_s, max_age_s, now_s),
     )

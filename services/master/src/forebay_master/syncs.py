@@ -1,30 +1,79 @@
 """Bringing directories in: the pages of an under store's listing go into a listing of their own, sealed at the end.
 
+What is certain of a listing that still comes in may be read before its end (``sight``): where the next page begins and
+how far it may go. Who has read some of it and then meets a failure gets the failure, not an end.
+
 A sync that fails is counted, logged, kept for the status page until the same directory succeeds, and tried again by the
 next request that needs it. Nothing is ever concluded from it.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from forebay.contracts import Change, Mount
-from forebay.errors import ForebayError, NotFound, TooLarge, UfsError
+from forebay.errors import Conflict, ForebayError, NotFound, TooLarge, UfsError
 from forebay.runtime import Deadline, Supervisor, logs
-from forebay.ufs import Ufs, UfsPage
+from forebay.ufs import Ufs, UfsDir, UfsEntry, UfsPage
 from forebay_master import listings
 from forebay_master.changes import Feed, path_of
 from forebay_master.database import Database
 from forebay_master.entries import Origin
 from forebay_master.flights import Flights
+from forebay_master.frontier import Frontier
 from forebay_master.listings import DirectoryName, Sealed
+from forebay_master.namespace import name_of
 from forebay_master.observe import Meters, counting_errors, timing
 from forebay_master.sources import Sources
 
 LOG = logs.get(__name__)
+K = TypeVar("K")
+
+SIGHT_S = 0.5
+"""How long a page of a listing that comes in waits to be full."""
+
+PROBES_MAX = 4
+"""Questions about single names that one page of a listing may cost."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What may be read of a listing that still comes in: names below ``before``."""
+
+    listing: int
+    synced_at_s: float
+    before: str
+
+
+class _Stream:
+    """A listing that comes in. ``news`` is set, and replaced, whenever there is more of it."""
+
+    def __init__(self, listing: int, begun_s: float) -> None:
+        self.listing = listing
+        self.begun_s = begun_s
+        self.frontier = Frontier()
+        self.news = asyncio.Event()
+        self.was_seen = False
+        self._page: list[str] = []
+
+    def advance(self, names: list[str], page: UfsPage) -> None:
+        """A page was put into the store."""
+        self._page = names
+        self.frontier.advance(names, order_of(page.entries[-1]) if page.entries else "")
+
+    def blocking(self) -> list[str]:
+        """Names in doubt that hold back the whole last page."""
+        return self.frontier.blocking(self._page)
+
+    def wake(self) -> None:
+        """Tells those who wait for more."""
+        self.news.set()
+        self.news = asyncio.Event()
 
 
 @dataclass(frozen=True)
@@ -41,6 +90,8 @@ class SyncLimits:
     """Names in one directory."""
     failures_kept: int = 1000
     """Directories whose last failure is remembered for the status page."""
+    disorders_kept: int = 1000
+    """Mounts, and listings, that are remembered for coming in without order."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +133,10 @@ class Syncs:
             flights_max=self._limits.flights_max,
         )
         self._failures: OrderedDict[DirectoryName, SyncFailure] = OrderedDict()
+        self._streams: dict[DirectoryName, _Stream] = {}
+        self._begun = asyncio.Event()
+        self._disordered: OrderedDict[tuple[str, int], None] = OrderedDict()
+        self._torn: OrderedDict[tuple[DirectoryName, float], None] = OrderedDict()
         self.is_sweeping = False
         self.changes = 0
         """Grows whenever the listings in the store change."""
@@ -104,12 +159,61 @@ class Syncs:
             DirectoryName.of(mount, directory), since_s, partial(self._sync, mount, directory)
         )
 
+    async def sight(self, mount: Mount, directory: str, since_s: float, *, after: str, rows: int) -> Sight | None:
+        """As soon as ``rows`` names behind ``after`` are certain, or some after ``SIGHT_S``: what may be read. ``None``
+        when the directory has a whole listing from ``since_s`` or later.
+
+        Raises:
+            What ``bring`` raises.
+        """
+        name = DirectoryName.of(mount, directory)
+        until_s = asyncio.get_running_loop().time() + SIGHT_S
+        brought = asyncio.ensure_future(self._bring_again(mount, name, since_s))
+        try:
+            while not brought.done():
+                stream = self._good_stream(name, since_s)
+                left_s = until_s - asyncio.get_running_loop().time()
+                if stream is not None and stream.frontier.certain(after) >= (rows if left_s > 0 else 1):
+                    stream.was_seen = True
+                    return Sight(stream.listing, stream.begun_s, stream.frontier.before)
+                await self._hear(brought, stream, left_s if left_s > 0 else None)
+            await brought
+            return None
+        finally:
+            brought.cancel()
+
+    async def _bring_again(self, mount: Mount, name: DirectoryName, since_s: float) -> int:
+        """As ``bring``; a sync that comes in and is good enough by its own time is joined."""
+        started_s = self._flights.started_at(name) if self._good_stream(name, since_s) else None
+        return await self.bring(mount, name.directory, since_s if started_s is None else min(since_s, started_s))
+
+    def _good_stream(self, name: DirectoryName, since_s: float) -> _Stream | None:
+        stream = self._streams.get(name)
+        return stream if stream is not None and stream.begun_s >= since_s else None
+
+    def check_whole(self, mount: Mount, directory: str, begun_with_s: float) -> None:
+        """Whether a listing that began with the sync of that moment can be gone on with.
+
+        Raises:
+            Conflict: names came too late for the pages that were given.
+        """
+        if (DirectoryName.of(mount, directory), begun_with_s) in self._torn:
+            raise Conflict("the under store lists without order; list from the beginning", reason="disordered")
+
     def sweep_soon(self) -> None:
         """Throws dead listings away in the background."""
         self.changes += 1
         if not self.is_sweeping:
             self.is_sweeping = True
             self._supervisor.spawn("sweep", self._sweep())
+
+    async def _hear(self, brought: asyncio.Future[int], stream: _Stream | None, wait_s: float | None) -> None:
+        """Until the sync is over, begins, or has more, or ``wait_s`` is over."""
+        news = asyncio.ensure_future((stream.news if stream is not None else self._begun).wait())
+        try:
+            await asyncio.wait((brought, news), timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            news.cancel()
 
     async def _sync(self, mount: Mount, directory: str) -> int:
         name = DirectoryName.of(mount, directory)
@@ -136,22 +240,41 @@ class Syncs:
     async def _fill(self, mount: Mount, name: DirectoryName) -> Sealed:
         begun_s = self._clock()
         listing = await self._database.write(lambda db: listings.begin(db, name, begun_s))
-        is_sealed = False
+        stream, is_sealed = self._open_stream(name, listing, begun_s), False
         try:
             async with Deadline.after(self._limits.sync_max_s).timeout(), self._sources.use(mount) as ufs:
-                await self._take_pages(ufs, Origin.of(mount, name.directory), listing)
+                await self._take_pages(ufs, Origin.of(mount, name.directory), stream)
             sealed = await self._database.write(lambda db: listings.seal(db, name, listing))
             is_sealed = True
             return sealed
         finally:
+            self._close_stream(name, stream)
             if not is_sealed:
                 await self._database.write(lambda db: listings.abandon(db, listing))
 
-    async def _take_pages(self, ufs: Ufs, origin: Origin, listing: int) -> None:
+    def _open_stream(self, name: DirectoryName, listing: int, begun_s: float) -> _Stream:
+        stream = _Stream(listing, begun_s)
+        if name[:2] not in self._disordered:
+            self._streams[name] = stream
+            self._begun.set()
+            self._begun = asyncio.Event()
+        return stream
+
+    def _close_stream(self, name: DirectoryName, stream: _Stream) -> None:
+        if self._streams.get(name) is stream:
+            del self._streams[name]
+        if stream.frontier.is_disordered:
+            LOG.warning("listing_without_order", mount_id=name.mount_id, directory=name.directory)
+            _remember(self._disordered, name[:2], self._limits.disorders_kept)
+            if stream.was_seen:
+                _remember(self._torn, (name, stream.begun_s), self._limits.disorders_kept)
+        stream.wake()
+
+    async def _take_pages(self, ufs: Ufs, origin: Origin, stream: _Stream) -> None:
         taken, token = 0, None
         while True:
             page = await ufs.list_page(origin.directory, token=token)
-            taken += await self._take(page, origin, listing)
+            taken += await self._take(page, origin, stream)
             if taken > self._limits.names_max:
                 raise TooLarge("the directory has too many names", limit=self._limits.names_max)
             if page.next_token is None:
@@ -159,13 +282,32 @@ class Syncs:
             if page.next_token == token:
                 raise UfsError("the under store's listing does not move on", directory=origin.directory)
             token = page.next_token
+            await self._settle(ufs, origin, stream)
 
-    async def _take(self, page: UfsPage, origin: Origin, listing: int) -> int:
+    async def _take(self, page: UfsPage, origin: Origin, stream: _Stream) -> int:
         rows = [row for row in map(origin.row, page.entries) if row is not None]
         self._meters.synced_entries.add(len(rows))
         self._meters.refused_entries.add(len(page.entries) - len(rows))
-        await self._database.write(partial(listings.add, listing=listing, rows=rows))
+        await self._database.write(partial(listings.add, listing=stream.listing, rows=rows))
+        stream.advance([row.name for row in rows], page)
         return len(rows)
+
+    async def _settle(self, ufs: Ufs, origin: Origin, stream: _Stream) -> None:
+        """Asks for names that hold back the page that just came in, so that it can be read."""
+        for name in stream.blocking()[:PROBES_MAX]:
+            key = f"{origin.directory}/{name}" if origin.directory else name
+            try:
+                found = await ufs.stat(key)
+            except NotFound:
+                found = None
+            except ForebayError as e:  # it stays in doubt until the listing comes by
+                LOG.debug("not_settled", mount_id=origin.mount.mount_id, code=e.code, reason=e.message)
+                return
+            row = origin.row(found) if isinstance(found, UfsDir) else None
+            if row is not None:
+                await self._database.write(partial(listings.add, listing=stream.listing, rows=[row]))
+            stream.frontier.settle(name)
+        stream.wake()
 
     def _failed(self, name: DirectoryName, error: ForebayError) -> None:
         LOG.warning(
@@ -199,3 +341,15 @@ def sealed_changes(mount: Mount, directory: str, sealed: Sealed) -> tuple[Change
         )
         for each in sealed.differences
     )
+
+
+def order_of(entry: UfsEntry) -> str:
+    """The last part of a key where S3's order sees it: a directory ends in "/"."""
+    name = name_of(entry.key)
+    return f"{name}/" if isinstance(entry, UfsDir) else name
+
+
+def _remember(kept: OrderedDict[K, None], key: K, limit: int) -> None:
+    kept[key] = None
+    while len(kept) > limit:
+        kept.popitem(last=False)
