@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 from forebay.data import Files, Part, Position, ShardStream, StreamOptions
 from forebay.data.places import FolderFiles, SdkFiles
 from forebay.errors import InvalidRequest
+from forebay.telemetry import waits
 
 Decode = Callable[[Any], Any]
 
@@ -75,10 +76,11 @@ class ShardDataset(IterableDataset):
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
         part = Part(self._part.rank, self._part.world, worker, workers)
         skip = self._skips.get(worker, 0)
-        stream = ShardStream(self._files, self._shards, part, self._options, start=self._start, skip=skip)
+        stream = ShardStream(
+            self._files, self._shards, part, self._options, start=self._start, skip=skip, decode=self._decode
+        )
         self._stream = stream
-        for sample in stream:
-            yield sample if self._decode is None else self._decode(sample)
+        yield from stream
         self._start = Position(epoch=self._start.epoch + 1)
 
     # -- going on in mid-epoch
@@ -111,13 +113,16 @@ class FileDataset(Dataset):
         if not paths:
             raise InvalidRequest("there are no files")
         self._files, self._paths, self._decode = files, list(paths), decode
+        self._turns = waits.Turns()
 
     def __len__(self) -> int:
         return len(self._paths)
 
     def __getitem__(self, index: int) -> Any:
-        data = _whole(self._files, self._paths[index])
-        return data if self._decode is None else self._decode(data)
+        with self._turns.turn(self._paths[index]) as has_read:
+            data = _whole(self._files, self._paths[index])
+            has_read()
+            return data if self._decode is None else self._decode(data)
 
 
 def _whole(files: Files, path: str) -> bytes:

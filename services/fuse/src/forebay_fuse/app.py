@@ -22,7 +22,7 @@ from forebay.contracts import WIRE_VERSION, LookupReply, StatusReply
 from forebay.errors import ConfigError, ForebayError, NotFound, PeerError
 from forebay.runtime import Deadline, check_exposure, logs, read_tls, stop_event
 from forebay.runtime.cgroup import cpu_quota
-from forebay.telemetry import Telemetry, setup
+from forebay.telemetry import Telemetry, setup, waits
 from forebay.transport import HttpServer
 from forebay.transport.app import CHECK, ServiceInfo, make_app
 from forebay_fuse import measuring, memory, mounting, takeover
@@ -115,6 +115,7 @@ class Service:
             otlp_endpoint=settings.otlp_endpoint,
             sample_ratio=settings.trace_ratio,
         )
+        self.waits = waits.Ring()
         self.client = Client(client_options(settings, self.member_id), self.telemetry)
         info = ServiceInfo("forebay-fuse", self.member_id, forebay_fuse.__version__, self.started_at_s)
         tls = read_tls(settings)
@@ -174,6 +175,7 @@ class Service:
     def texts(self) -> dict[str, Text]:
         """What ``.forebay`` says of this process."""
         return {
+            "waits": lambda: self.waits.text(self.settings.root),
             "config": lambda: orjson.dumps(self.settings.shown(), option=orjson.OPT_INDENT_2) + b"\n",
             "version": f"forebay-fuse {forebay_fuse.__version__} wire {WIRE_VERSION}\n".encode,
         }
@@ -185,6 +187,7 @@ class Service:
             ConfigError: a setting that cannot work; nothing is mounted then.
         """
         settings = self.settings
+        waits.record_to(self.waits.add)
         pipe = Pipe(lambda: reply_pipe(PIPE_BYTES))
         if settings.keeper is not None:  # the client first: while we wait for our predecessor's end, it serves
             await self.client.start()
@@ -363,6 +366,7 @@ class Service:
             self.keeping.close()
         await self.client.close()
         await self.server.close()
+        waits.record_to(None)
 
     async def _leave(self) -> None:
         if self.gateway is not None:

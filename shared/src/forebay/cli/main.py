@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from forebay.cli import bench, checking, keeping, loads, mounts, reading, running, settings, sync, workers
+from forebay.cli import bench, checking, keeping, loads, mounts, reading, report, running, settings, sync, workers
 from forebay.cli.api import REGISTRY_DEFAULT, Where
 from forebay.cli.doctor.command import doctor
 from forebay.cli.door import EXIT_CODES, errors
@@ -81,6 +81,7 @@ app.command(rich_help_panel=LOOK)(reading.cp)
 app.command(rich_help_panel=LOOK)(reading.du)
 app.command(rich_help_panel=LOOK)(reading.status)
 app.command(rich_help_panel=LOOK)(sync.sync)
+app.command(rich_help_panel=LOOK)(report.report)
 app.command(rich_help_panel=KEEP)(loads.load)
 app.add_typer(loads.app, name="loads", rich_help_panel=KEEP)
 app.command(rich_help_panel=KEEP)(keeping.free)

@@ -41,7 +41,7 @@ from forebay.errors import (
     Unauthenticated,
 )
 from forebay.runtime import Deadline, logs
-from forebay.telemetry import Metrics
+from forebay.telemetry import Metrics, waits
 from forebay.transport import DataReply, HttpClient
 
 SOURCES = frozenset({"mem", "ssd", "peer", "ufs"})
@@ -193,7 +193,8 @@ class BlockSource:
             pause = round_pause_s(round_index)
             if deadline.remaining_s() <= pause:
                 break
-            await asyncio.sleep(pause)
+            with waits.timed("queueing", wanted.file.path):
+                await asyncio.sleep(pause)
         if isinstance(error, DeadlineExceeded):
             raise error
         raise DeadlineExceeded(f"no worker gave the block in time; the last one said: {error.message}", code=error.code)
@@ -204,7 +205,8 @@ class BlockSource:
             if self._budget.take(now := time.monotonic()):
                 return True
             self._waited.add(1)
-            await asyncio.sleep(min(self._budget.wait_s(now), deadline.remaining_s()))
+            with waits.timed("queueing"):
+                await asyncio.sleep(min(self._budget.wait_s(now), deadline.remaining_s()))
         return False
 
     def _noted(self, step: Step, wanted: Wanted, error: ForebayError) -> None:
@@ -376,6 +378,17 @@ class BlockSource:
         return reply
 
     async def _read_into(
+        self, member: Member, wanted: Wanted, buffer: memoryview, deadline: Deadline, headers: dict[str, str]
+    ) -> DataReply:
+        began_s, kind = time.monotonic(), "remote"
+        try:
+            reply = await self._request(member, wanted, buffer, deadline, headers)
+            kind = "ufs" if reply.headers.get(SOURCE_HEADER) == "ufs" else "remote"
+            return reply
+        finally:
+            waits.note(kind, began_s, path=wanted.file.path, block=wanted.block_id, member=member.member_id)
+
+    async def _request(
         self, member: Member, wanted: Wanted, buffer: memoryview, deadline: Deadline, headers: dict[str, str]
     ) -> DataReply:
         """Over the member's socket if it is on this host, else, or if that is gone, over the network."""

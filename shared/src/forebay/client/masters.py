@@ -10,6 +10,7 @@ from forebay.client.plan import goes_on, round_pause_s
 from forebay.contracts import Record
 from forebay.errors import ForebayError, NotLeader, PeerUnavailable
 from forebay.runtime import Deadline
+from forebay.telemetry import waits
 from forebay.transport import HttpClient
 
 R = TypeVar("R", bound=Record)
@@ -42,6 +43,12 @@ class Masters:
         Raises:
             ForebayError: what the master said; when none answered in time, what the last one failed with.
         """
+        with waits.timed("metadata"):
+            return await self._call(path, request, kind, deadline=deadline, method=method, attempt_s=attempt_s)
+
+    async def _call(
+        self, path: str, request: Record | None, kind: type[R], *, deadline: Deadline, method: str, attempt_s: float
+    ) -> R:
         error: ForebayError = PeerUnavailable("no master is known yet")
         for round_index in range(1, 1000):
             peers = self._order()

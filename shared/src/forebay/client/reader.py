@@ -20,7 +20,7 @@ from forebay.client.readahead import Cursor, advance
 from forebay.client.segments import Segment, SegmentKey, SegmentTable
 from forebay.errors import ForebayError, InvalidRequest, StaleVersion, UfsUnavailable
 from forebay.runtime import Deadline
-from forebay.telemetry import Gauge
+from forebay.telemetry import Gauge, waits
 
 LOCAL_BLOCKS_PER_READER = 8
 """Block files that one reader keeps open."""
@@ -233,6 +233,11 @@ class Reader:
             await self._read_remote(piece, view, deadline)
 
     async def _read_local(self, block: LocalBlock, offset: int, view: memoryview) -> None:
+        with waits.timed("local", self.file.path):
+            await self._pread(block, offset, view)
+        block.count(len(view))
+
+    async def _pread(self, block: LocalBlock, offset: int, view: memoryview) -> None:
         if block.tier == "MEM" and len(view) <= INLINE_BYTES:
             _pread(block.fd, view, offset)
         else:
@@ -241,7 +246,6 @@ class Reader:
                 await asyncio.to_thread(_pread, fd, view, offset)
             finally:
                 os.close(fd)
-        block.count(len(view))
 
     async def _read_remote(self, piece: Piece, view: memoryview, deadline: Deadline) -> None:
         start = piece.index * self._grid.block_size + piece.offset

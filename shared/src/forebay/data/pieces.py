@@ -19,6 +19,7 @@ from forebay.data.places import ByteSource, Files
 from forebay.data.tuning import Streams, taken
 from forebay.errors import ForebayError, InvalidRequest, UfsUnavailable
 from forebay.runtime.cgroup import memory_limit_bytes
+from forebay.telemetry import waits
 
 PIECE_BYTES = 4 << 20
 BUFFERS = 8
@@ -27,6 +28,9 @@ BUFFERS = 8
 STREAMS_MAX = 4
 LATE_S = 0.001
 """A piece that is waited for longer counts as late."""
+
+NOTED_S = 50e-6
+"""A shorter wait is not worth a span: the piece was there."""
 
 BUDGET_SHARE = 8
 """The budget is this part of the memory that the control group grants, at most ``BUDGET_MAX``."""
@@ -119,6 +123,7 @@ class Pieces:
         self._threads: list[threading.Thread] = []
         self.streams = Streams(1, streams_max)
         self.waited_s = 0.0
+        self.name = waits.loader_name()
 
     # -- the consumer's side
 
@@ -146,6 +151,8 @@ class Pieces:
         self.waited_s += waited_s
         if isinstance(piece, ForebayError):
             raise piece
+        if waited_s > NOTED_S:
+            waits.note("read", began, began + waited_s, path=piece.section.path, by=self.name)
         if piece.error is not None:
             self.release(piece)
             raise piece.error

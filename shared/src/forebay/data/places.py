@@ -11,6 +11,7 @@ from typing import Protocol
 from forebay.client import ClientOptions, SyncClient
 from forebay.data.errors import NotOurMount
 from forebay.errors import ForebayError, InvalidRequest, NotFound, PermissionDenied, StaleVersion, UfsUnavailable
+from forebay.telemetry import waits
 
 MOUNT_TYPE = "fuse.forebay"
 _CLIENTS: dict[ClientOptions, SyncClient] = {}
@@ -42,13 +43,14 @@ class Files(Protocol):
 
 
 class LocalSource:
-    """An open file descriptor."""
+    """An open file descriptor; ``kind`` of place for who records what is waited for."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, kind: str = "local") -> None:
+        self._path, self._kind = path, kind
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            self._size = os.fstat(self._fd).st_size
+            with waits.timed(kind, str(path)):
+                self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                self._size = os.fstat(self._fd).st_size
         except OSError as e:
             raise _translated(e, path) from e
 
@@ -61,11 +63,12 @@ class LocalSource:
         """As ``ByteSource.read_into``."""
         done = 0
         try:
-            while done < len(buffer):
-                n = os.preadv(self._fd, [buffer[done:]], offset + done)
-                if n == 0:
-                    break
-                done += n
+            with waits.timed(self._kind, str(self._path)):
+                while done < len(buffer):
+                    n = os.preadv(self._fd, [buffer[done:]], offset + done)
+                    if n == 0:
+                        break
+                    done += n
         except OSError as e:
             raise _translated(e, self._path) from e
         return done
@@ -108,6 +111,11 @@ class MountFiles(FolderFiles):
         found = mount_type(self.root, Path("/proc/self/mountinfo").read_text())
         if found != MOUNT_TYPE:
             raise NotOurMount(f"{self.root} is no mount of Forebay's (it is {found or 'not there'})")
+        waits.mount_used(str(self.root))
+
+    def open(self, path: str) -> ByteSource:
+        """As ``Files.open``."""
+        return LocalSource(self.root / path.lstrip("/"), "mount")
 
 
 @dataclass(frozen=True)

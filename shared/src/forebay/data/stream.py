@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -11,6 +12,10 @@ from forebay.data.order import Part, shard_order, share, window_order
 from forebay.data.pieces import BUFFERS, PIECE_BYTES, STREAMS_MAX, Piece, Pieces, Section
 from forebay.data.places import Files
 from forebay.errors import InvalidRequest
+from forebay.telemetry import waits
+
+GIVEN_S = 0.5e-3
+"""A sample that is out for less counts as work of the loader."""
 
 Format = Literal["tfrecord", "tar"]
 
@@ -77,7 +82,7 @@ class _Window:
 class ShardStream:
     """Iterate once. ``position`` is where the next sample would come from: keep it, and another stream goes on there.
 
-    ``skip`` samples are passed over first.
+    ``skip`` samples are passed over first; ``decode`` makes of a sample what is given out.
     """
 
     def __init__(
@@ -89,13 +94,26 @@ class ShardStream:
         *,
         start: Position | None = None,
         skip: int = 0,
+        decode: Callable[[Any], Any] | None = None,
     ) -> None:
         self.position = start or Position()
-        self._files, self._options, self._skip = files, options, skip
+        self._files, self._options, self._skip, self._decode = files, options, skip, decode
+        self.name = waits.loader_name()
         order = shard_order(shards, seed=options.seed, epoch=self.position.epoch, is_shuffled=options.is_shuffled)
         self.shards = share(order, part)
 
     def __iter__(self) -> Iterator[Any]:
+        began_s = time.monotonic()
+        try:
+            for sample in self._all():
+                given_s = time.monotonic()
+                yield sample
+                if time.monotonic() - given_s > GIVEN_S:
+                    waits.note("given", given_s, by=self.name)
+        finally:
+            waits.note("stream", began_s, by=self.name)
+
+    def _all(self) -> Iterator[Any]:
         start = self.position
         for window in self._windows(start):
             order = self._order(window)
@@ -106,7 +124,8 @@ class ShardStream:
                 if self._skip:
                     self._skip -= 1
                     continue
-                yield window.samples[order[nth]]
+                sample = window.samples[order[nth]]
+                yield sample if self._decode is None else self._decode(sample)
 
     def _order(self, window: _Window) -> Sequence[int]:
         count, options = len(window.samples), self._options
@@ -151,6 +170,7 @@ class ShardStream:
             streams_max=options.streams_max,
         ) as pieces:
             self.pieces = pieces
+            pieces.name = self.name
             if is_tar:
                 for section, number, sample in _tar_samples(pieces):
                     if section.number > start.shard or number >= start.offset:
