@@ -23,7 +23,7 @@ from forebay.client.options import ClientOptions
 from forebay.client.reader import Reader
 from forebay.contracts import ClusterMap, Entry, LookupReply, SyncReply
 from forebay.errors import InvalidRequest
-from forebay.telemetry import Telemetry, quiet, waits
+from forebay.telemetry import Telemetry, quiet
 
 T = TypeVar("T")
 
@@ -72,12 +72,11 @@ class _Core:
         """Begin the coroutine in the loop."""
         return asyncio.run_coroutine_threadsafe(coro, self._loop)
 
-    def run(self, coro: Coroutine[Any, Any, T], path: str = "") -> T:
-        """The coroutine's result; ``path`` is what it is about. An interrupt (Ctrl-C) cancels it."""
+    def run(self, coro: Coroutine[Any, Any, T]) -> T:
+        """The coroutine's result. An interrupt (Ctrl-C) cancels it."""
         future = self.submit(coro)
         try:
-            with waits.timed("queueing", path):  # as far as nothing else is under way for the call
-                return future.result()
+            return future.result()
         except BaseException:
             future.cancel()
             raise
@@ -189,7 +188,7 @@ class SyncClient:
     def open(self, path: str) -> SyncReader:
         """As ``Client.open``."""
         core = self.core()
-        return SyncReader(self, core.run(core.client.open(path), path), core.pid)
+        return SyncReader(self, core.run(core.client.open(path)), core.pid)
 
     def close(self) -> None:
         """Close what this process made; a second time does nothing."""
@@ -240,7 +239,7 @@ class SyncReader:
         if self._pid != core.pid:
             core.run(self._reopen(core))
         assert self._reader is not None
-        return core.run(call(self._reader), self.file.path)
+        return core.run(call(self._reader))
 
     async def _reopen(self, core: _Core) -> None:
         """The same version in this process: no call needed."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from forebay.client import ClientOptions, SyncClient
+from forebay.client.sync import SyncReader
 from forebay.data.errors import NotOurMount
 from forebay.errors import ForebayError, InvalidRequest, NotFound, PermissionDenied, StaleVersion, UfsUnavailable
 from forebay.telemetry import waits
@@ -118,6 +119,27 @@ class MountFiles(FolderFiles):
         return LocalSource(self.root / path.lstrip("/"), "mount")
 
 
+class SdkSource:
+    """A reader of the SDK. What a call waits for is a turn, as far as nothing else is under way for it."""
+
+    def __init__(self, reader: SyncReader) -> None:
+        self._reader, self._path = reader, reader.file.path
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return self._reader.size
+
+    def read_into(self, offset: int, buffer: memoryview) -> int:
+        """As ``ByteSource.read_into``."""
+        with waits.timed("queueing", self._path):
+            return self._reader.read_into(offset, buffer)
+
+    def close(self) -> None:
+        """Lets it go."""
+        self._reader.close()
+
+
 @dataclass(frozen=True)
 class SdkFiles:
     """A cluster, without a mount. ``prefix`` is the folder of the namespace that paths are below."""
@@ -134,7 +156,9 @@ class SdkFiles:
 
     def open(self, path: str) -> ByteSource:
         """As ``Files.open``."""
-        return self.client().open(self._full(path))
+        full = self._full(path)
+        with waits.timed("queueing", full):
+            return SdkSource(self.client().open(full))
 
     def names(self, folder: str = "") -> list[str]:
         """As ``Files.names``."""
