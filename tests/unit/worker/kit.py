@@ -20,7 +20,7 @@ from forebay.testing.ufs import MemoryUfs
 from forebay.ufs import Ufs, UfsFile, UfsUri
 from forebay_worker.access import Asked, derive
 from forebay_worker.block import State
-from forebay_worker.directory import TierSpec
+from forebay_worker.directory import Manner, TierSpec
 from forebay_worker.files import IoThreads
 from forebay_worker.fill import Filler
 from forebay_worker.goodput import Bounds, Plan
@@ -34,6 +34,7 @@ from forebay_worker.queue import FillQueue
 from forebay_worker.reads import Read, Reads
 from forebay_worker.routing import ReadOptions
 from forebay_worker.sources import BlockSource, UfsSource, closing
+from forebay_worker.steps import Steps, nothing
 from forebay_worker.store import Store
 from forebay_worker.tiers import boot_id, open_tier
 
@@ -147,13 +148,16 @@ async def kit(
     run_extents_max: int = 1,
     files_max: int = 100,
     tunes: bool = False,
+    steps: Steps = nothing,
+    scans: bool = True,
 ) -> AsyncIterator[Kit]:
-    """A store over ``tiers`` (kind, directory, capacity), restored, and torn down with its invariants checked."""
-    opened = [open_tier(TierSpec(*tier), setting="--tier-dirs") for tier in tiers]
+    """A store over ``tiers`` (kind, directory, capacity), restored (or only prepared, if it does not scan), and torn
+    down with its invariants checked."""
+    opened = [open_tier(TierSpec(*tier), setting="--tier-dirs", manner=Manner(steps)) for tier in tiers]
     metrics = WorkerMetrics(Metrics())
     index = StoreIndex([(capacity, Lru()) for _, _, capacity in tiers])
     store = Store(opened, index, IoThreads(2), metrics, files_max=files_max)
-    await store.restore(boot_id())
+    await (store.restore(boot_id()) if scans else store.prepare(boot_id()))
     queue = FillQueue(streams_max=streams_max)
     try:
         async with Supervisor() as spawner:

@@ -266,6 +266,116 @@ def test_a_directory_that_is_put_back_is_warm_again(mem: Path) -> None:
     run(main())
 
 
+def test_a_directory_whose_parent_became_a_file_is_gone_until_it_is_back(mem: Path) -> None:
+    async def main() -> None:
+        (mem / "p").mkdir()
+        async with kit(("MEM", mem / "p/t", 64 * MIB)) as parts:
+            parts.store.health.started(boot_id())
+            clock = with_clock(parts)
+            await read_new(parts, "before")
+            (mem / "p").rename(mem / "q")
+            (mem / "p").write_bytes(b"in the way")
+            await later(parts, clock)
+            assert not parts.store.index.is_in_service(0)
+            assert parts.store.index.used(0) == 0
+            (mem / "p").unlink()
+            (mem / "q").rename(mem / "p")
+            await later(parts, clock)
+            calls = len(parts.ufs.calls)
+            await read_again(parts, "before")
+            assert len(parts.ufs.calls) == calls
+
+    run(main())
+
+
+def test_a_directory_that_cannot_even_be_looked_at_leaves_service(mem: Path) -> None:
+    async def main() -> None:
+        (mem / "p").mkdir()
+        async with kit(("MEM", mem / "p/t", 64 * MIB)) as parts:
+            clock = with_clock(parts)
+            await read_new(parts, "before")
+            (mem / "p").rename(mem / "q")
+            (mem / "p").symlink_to("p")
+            await later(parts, clock)
+            assert not parts.store.index.is_in_service(0)
+            assert parts.metrics.tier_in_service.value("mem", "0") == 0
+            (mem / "p").unlink()
+            (mem / "q").rename(mem / "p")
+            await later(parts, clock)
+            await later(parts, clock)
+            assert parts.store.index.is_in_service(0)
+            await read_new(parts, "after that")
+
+    run(main())
+
+
+def test_a_directory_replaced_again_and_again_costs_no_descriptors(mem: Path) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem / "t", 64 * MIB)) as parts:
+            parts.store.health.started(boot_id())
+            clock = with_clock(parts)
+            counts = []
+            for number in range(4):
+                await read_new(parts, f"file {number}")
+                counts.append(len(os.listdir("/proc/self/fd")))
+                shutil.rmtree(mem / "t")
+                clock.now += 1000
+                await parts.store.health.check()
+                assert parts.store.index.is_in_service(0)
+            assert counts[1] == counts[2] == counts[3]
+
+    run(main())
+
+
+def is_in_use(image: Path) -> bool:
+    """Whether a loop device still reads it: the last unmount gives that up."""
+    return bool(subprocess.run(["losetup", "-j", str(image)], check=True, capture_output=True).stdout)
+
+
+def repair(image: Path) -> None:
+    done = subprocess.run(["e2fsck", "-fy", str(image)], check=False, capture_output=True)
+    assert done.returncode in {0, 1}, done.stdout
+
+
+@needs_root
+def test_a_disk_that_the_kernel_made_read_only_comes_back_once_it_was_repaired(tmp_path: Path) -> None:
+    """What the kernel does to a disk that errs, and what an operator does then, while the worker runs."""
+
+    async def main() -> None:
+        with small_ext4(tmp_path, tmp_path / "disk") as disk:
+            async with kit(("SSD", disk / "t", 32 * MIB)) as parts:
+                parts.store.health.started(boot_id())
+                clock = with_clock(parts)
+                await read_new(parts, "before")
+                await read_new(parts, "half", 9 * MIB)
+                await parts.store.sync()
+                # given: nothing can be written any more, and what is there is read
+                call("mount", "-o", "remount,abort", str(disk))
+                await read_new(parts, "broken")
+                assert not parts.store.index.is_in_service(0)
+                calls = len(parts.ufs.calls)
+                await read_again(parts, "before")
+                assert len(parts.ufs.calls) == calls
+                # when it is taken away, nothing of the worker keeps it
+                call("umount", "-l", str(disk))
+                await later(parts, clock)
+                assert parts.store.index.used(0) == 0
+                assert not is_in_use(tmp_path / "image")
+                repair(tmp_path / "image")
+                await read_again(parts, "before")
+                # then it is warm again as soon as it is back
+                call("mount", "-o", "loop", str(tmp_path / "image"), str(disk))
+                clock.now += 60
+                await later(parts, clock)
+                assert parts.store.index.is_in_service(0)
+                calls = len(parts.ufs.calls)
+                await read_again(parts, "before")
+                assert len(parts.ufs.calls) == calls
+                await read_new(parts, "after that")
+
+    run(main())
+
+
 @needs_root
 def test_a_disk_that_is_not_mounted_any_more_is_not_written_beneath(tmp_path: Path) -> None:
     async def main() -> None:

@@ -85,6 +85,25 @@ def test_a_small_range_next_to_a_flipped_bit_is_right_too(tmp_path: Path) -> Non
     run(main())
 
 
+def test_a_block_that_somebody_cut_off_costs_itself_and_not_its_directory(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kit(("SSD", tmp_path, 64 * MIB)) as parts:
+            data = content(9 * MIB)
+            asked = asked_for(parts.ufs.put("a", data))
+            await parts.read(asked)
+            await settled(parts)
+            os.truncate(files(tmp_path, "blk")[0], 6 * MIB)
+            assert await parts.read(asked) == data
+            await settled(parts)
+            assert parts.store.index.is_in_service(0)
+            assert parts.metrics.corrupt.value("ssd", "read") == 1
+            assert await parts.read(asked) == data
+            await settled(parts)
+            assert files(tmp_path, "blk")[0].read_bytes() == data
+
+    run(main())
+
+
 def test_a_half_filled_block_that_rots_is_given_up(tmp_path: Path) -> None:
     async def main() -> None:
         async with kit(("SSD", tmp_path, 64 * MIB)) as parts:

@@ -65,6 +65,7 @@ from forebay_worker.prefetch import Prefetch
 from forebay_worker.queue import FillQueue
 from forebay_worker.reads import Reads
 from forebay_worker.rebalance import Rebalance
+from forebay_worker.refills import Refills
 from forebay_worker.routing import Homes
 from forebay_worker.scrub import Scrubber
 from forebay_worker.serving import serving_weight
@@ -202,6 +203,10 @@ class Worker:
             weight=self.weight,
         )
         self.rebalance = Rebalance(self.member_id, self.store, self.homes, self.client, self.ring, settings.cluster_id)
+        self.refills = Refills(
+            self.rebalance.targets.get, self.rebalance.ticket, self.book, origins, self.filler, self.metrics
+        )
+        self.store.on_rotten = self.refills.want
         self.routes.on_asked = self._asked
         self.routes.on_touched = self.prefetch.asked
         fills = FillRoutes(entrance, origins, self.filler, self._asked)
@@ -345,6 +350,7 @@ class Worker:
         self.spawner.spawn("sweep", self.keeping.run())
         self.spawner.spawn("prefetch", self.prefetch.run())
         self.spawner.spawn("scrub", self.scrubber.run())
+        self.spawner.spawn("refills", self.refills.run())
         await stop.wait()
 
     async def _open_socket(self) -> None:

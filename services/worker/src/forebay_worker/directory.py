@@ -19,6 +19,7 @@ then the bit; the record in the log or the flush, then the name; the ``.blk`` go
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import threading
@@ -39,6 +40,9 @@ SYNC_MIN_BYTES = 16 << 20
 
 DIRECTORY_MODE, FILE_MODE = 0o750, 0o640
 PROBE_BYTES = 4096
+NOWHERE = "/proc/self/ns"
+"""A directory in which nothing of ours is and nothing can be made."""
+
 PROBE_NAME, NONCE_NAME = "probe", "nonce"
 
 
@@ -119,7 +123,7 @@ class TierDirectory:
         self.known = ondisk.Seals()
         """What the log said at start, for blocks that are not in the index yet."""
         self._lock_fd = lock_fd
-        self._left_open: list[int] = []
+        self.device = os.fstat(root_fd).st_dev
 
     # -- a block's life
 
@@ -173,7 +177,7 @@ class TierDirectory:
             steps("seal.synced")
         else:
             if self.log is None:
-                raise OSError(None, "the tier directory was not prepared")
+                raise OSError(errno.ENOENT, "the tier directory is not there")
             self.log.append(block_id, length, crcs, dataset)
             steps("seal.recorded")
         self.rename(name_of(block_id, "part"), name_of(block_id, "blk"))
@@ -220,6 +224,11 @@ class TierDirectory:
         self.unlink(name_of(block_id, "map"))
         self.manner.steps("remove.unmapped")
 
+    def remove_all(self, block_id: str) -> None:
+        """Unlinks all files of a block, whatever its state."""
+        self.remove(block_id, sealed=True)
+        self.remove(block_id, sealed=False)
+
     def sync(self) -> None:
         """Brings small blocks to the disk and notes how far."""
         if self.log is not None and not self.in_memory:
@@ -247,7 +256,7 @@ class TierDirectory:
             at_path = os.stat(self.spec.path)
             here = os.fstat(self.root_fd)
             os.stat(NONCE_NAME, dir_fd=self.root_fd)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         is_same = (at_path.st_dev, at_path.st_ino) == (here.st_dev, here.st_ino)
         is_locked = self._lock_fd >= 0 and os.fstat(self._lock_fd).st_nlink > 0
@@ -258,23 +267,38 @@ class TierDirectory:
         found = os.fstatvfs(self.root_fd)
         return found.f_bavail * found.f_frsize
 
+    def let_go(self) -> None:
+        """The directory is not at its path any more: nothing here keeps its file system from being unmounted. The
+        number of its descriptor stays valid, for a thread may be about to use it, and leads nowhere."""
+        self._close_log()
+        self.unlock()
+        nowhere = os.open(NOWHERE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.dup2(nowhere, self.root_fd, inheritable=False)
+        finally:
+            os.close(nowhere)
+
     def take_over(self, other: TierDirectory) -> None:
-        """Goes on in a directory that was opened anew at the same path."""
-        if self.log is not None:
-            self.log.close()
-        self._left_open.append(self.root_fd)  # a thread may be about to use its number
-        self.root_fd, self._lock_fd, self.log = other.root_fd, other._lock_fd, other.log
+        """Goes on in a directory that was opened anew at the same path, under the old number."""
+        self._close_log()
+        os.dup2(other.root_fd, self.root_fd, inheritable=False)
+        os.close(other.root_fd)
+        if other.log is not None:
+            other.log.root_fd = self.root_fd
+        self._lock_fd, self.log, self.device = other._lock_fd, other.log, other.device
         self.nonce, self.known, self.in_memory = other.nonce, other.known, other.in_memory
         self.mount_point = other.mount_point
 
     def close(self) -> None:
         """Gives the directory back; its blocks stay."""
-        if self.log is not None:
-            self.log.close()
-            self.log = None
+        self._close_log()
         self.unlock()
-        for fd in (self.root_fd, *self._left_open):
-            os.close(fd)
+        os.close(self.root_fd)
+
+    def _close_log(self) -> None:
+        log, self.log = self.log, None
+        if log is not None:
+            log.close()
 
     def unlock(self) -> None:
         """Lets another descriptor lock the directory."""

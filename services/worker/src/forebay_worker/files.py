@@ -30,6 +30,8 @@ BUFFERS_MAX = 32
 """Extents (4 MiB each) read from disks that are on their way to readers at the same time."""
 
 RECENT_EXTENTS_MAX = 8
+PIECES_MAX = 512
+"""Of one system call; the kernel takes 1024 (IOV_MAX)."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -150,7 +152,7 @@ class BlockFile:
         """Writes ``pieces`` one after the other from byte ``start``."""
         rest = list(pieces)
         while rest:
-            written = os.pwritev(self.fd, rest, start)
+            written = os.pwritev(self.fd, rest[:PIECES_MAX], start)
             start += written
             while rest and written >= len(rest[0]):
                 written -= len(rest.pop(0))
@@ -220,7 +222,7 @@ class BlockFile:
         while start < stop:
             parts.append(os.pread(self.fd, stop - start, start))
             if not parts[-1]:
-                raise OSError(errno.EIO, "a block file is shorter than it was")
+                raise Corrupt("a block file is shorter than it was", length=start)
             start += len(parts[-1])
         data = parts[0] if len(parts) == 1 else b"".join(parts)
         self._compare(extent, data)

@@ -314,8 +314,8 @@ class Filler:
         file = await self._store.put_small(block, data)
         self._metrics.filled.add(len(data), source.name)
         self._lanes.came(run.lane, len(data))
-        if filling.is_over():  # its name is free only when this file is gone
-            await self._store.threads.run(self._store.tiers[block.tier].remove, block.block_id, sealed=True)
+        if filling.is_over():
+            await self._store.take_name(block)
             return
         self._store.sealed_small(block, file)
         self._queue.landed(run, 0)
@@ -347,7 +347,7 @@ class Filler:
         try:
             await self._store.seal(block, await self.opened(filling))
             self._forget(block)
-        except TierFailed as e:
+        except ForebayError as e:  # the directory's, or the one that the block was given up for meanwhile
             self._give_up(filling, e)
         finally:
             self._rest(filling)

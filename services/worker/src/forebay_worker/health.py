@@ -6,7 +6,7 @@ itself. A directory that was removed or replaced loses its blocks at once and is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from forebay.errors import ConfigError
@@ -54,7 +54,7 @@ class Health:
         restart: Restart,
         *,
         clock: Callable[[], float],
-        on_gone: Callable[[int], None],
+        on_gone: Callable[[int], Awaitable[None]],
     ) -> None:
         self._tiers = tiers
         self._index = index
@@ -64,7 +64,7 @@ class Health:
         self._clock = clock
         self._on_gone = on_gone
         self._states = [_State() for _ in tiers]
-        self._leftovers: list[dict[str, bool]] = [{} for _ in tiers]
+        self._leftovers: list[set[str]] = [set() for _ in tiers]
         self._boot_id = ""
         self._log = logs.get("forebay_worker.store")
         for number in range(len(tiers)):
@@ -84,9 +84,9 @@ class Health:
         if name not in {None, "ENOENT"}:
             self._retire(number, str(name))
 
-    def remember(self, number: int, block_id: str, *, sealed: bool) -> None:
+    def remember(self, number: int, block_id: str) -> None:
         """A file could not be unlinked: it is tried again when the directory returns."""
-        self._leftovers[number][block_id] = sealed
+        self._leftovers[number].add(block_id)
 
     def _retire(self, number: int, reason: str) -> None:
         state, now = self._states[number], self._clock()
@@ -116,20 +116,24 @@ class Health:
         for number, state in enumerate(self._states):
             try:
                 if not state.is_gone and not await self._threads.run(self._tiers[number].is_itself):
-                    self._gone(number)
+                    await self._gone(number)
                 if state.out_until and self._clock() >= state.out_until:
                     await self._try_return(number)
             except (TierFailed, ConfigError) as e:
-                self._still_out(number, e.message)
+                if state.out_until:
+                    self._still_out(number, e.message)
+                else:
+                    self._retire(number, e.message)
 
-    def _gone(self, number: int) -> None:
+    async def _gone(self, number: int) -> None:
         state = self._states[number]
         state.is_gone = True
         self._retire(number, "the directory is not the one that was opened any more")
         state.out_until = self._clock()
         self._restart.expect(number)
         self._leftovers[number].clear()
-        self._on_gone(number)
+        await self._on_gone(number)
+        await self._threads.run(self._tiers[number].let_go)
 
     async def _try_return(self, number: int) -> None:
         tier, state = self._tiers[number], self._states[number]
@@ -143,10 +147,10 @@ class Health:
         if await self._threads.run(tier.free_bytes) < min(RETURN_FREE_BYTES, spare):
             self._still_out(number, "the file system is full")
             return
-        for block_id, sealed in list(self._leftovers[number].items()):
+        for block_id in list(self._leftovers[number]):
             if not self._index.is_known(block_id, number):
-                await self._threads.run(tier.remove, block_id, sealed=sealed)
-            del self._leftovers[number][block_id]
+                await self._threads.run(tier.remove_all, block_id)
+            self._leftovers[number].discard(block_id)
         if self._restart.is_expected(number):
             await self._restart.scan_tier(number)
         state.out_until = 0.0

@@ -58,42 +58,50 @@ class HoldingRoutes:
             elif block is not None and block.state in (State.FILLING, State.SEALING):
                 filling.append(block_id)
         there = await self._there(sealed)
-        corrupt = await self._corrupt(there) if asked.verify else set[str]()
-        complete = tuple(b.block_id for b in there if b.block_id not in corrupt)
-        return HoldsReply(complete=complete, filling=tuple(filling), corrupt=tuple(sorted(corrupt)))
+        verdicts = await self._verified(there) if asked.verify else {block.block_id: True for block in there}
+        complete = tuple(name for name, is_sound in verdicts.items() if is_sound)
+        corrupt = sorted(name for name, is_sound in verdicts.items() if is_sound is False)
+        return HoldsReply(complete=complete, filling=tuple(filling), corrupt=tuple(corrupt))
 
     async def _there(self, blocks: Sequence[Block]) -> list[Block]:
-        """Those whose files are there; the others are dropped from the index as well."""
-        tiers = self._store.tiers
-        looked = [(tiers[block.tier], block.block_id, block.length) for block in blocks]
+        """Those whose files are there (or moved to another tier meanwhile); the others are dropped from the index as
+        well."""
+        index, places = self._store.index, [block.tier for block in blocks]
+        looked = [(self._store.tiers[at], b.block_id, b.length) for at, b in zip(places, blocks, strict=True)]
         found = await self._store.threads.run(_look, looked)
-        for block, is_there in zip(blocks, found, strict=True):
-            if not is_there and self._store.index.get(block.block_id) is block and block.state is State.SEALED:
+        for at, block, is_there in zip(places, blocks, found, strict=True):
+            if not is_there and index.is_at(block, at):
                 await self._store.discard(block)
-        return [block for block, is_there in zip(blocks, found, strict=True) if is_there]
+        return [block for block in blocks if index.get(block.block_id) is block]
 
-    async def _corrupt(self, blocks: Sequence[Block]) -> set[str]:
-        async def check(block: Block) -> str | None:
+    async def _verified(self, blocks: Sequence[Block]) -> dict[str, bool | None]:
+        async def check(block: Block) -> bool | None:
             async with self._verifies:
-                return None if await self._is_sound(block) else block.block_id
+                return await self._is_sound(block)
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(check(block)) for block in blocks]
-        return {name for task in tasks if (name := task.result()) is not None}
+            tasks = {block.block_id: group.create_task(check(block)) for block in blocks}
+        return {name: task.result() for name, task in tasks.items()}
 
-    async def _is_sound(self, block: Block) -> bool:
+    async def _is_sound(self, block: Block) -> bool | None:
+        """``None`` if it left meanwhile."""
         store = self._store
-        try:
-            reader = await store.threads.run(Reader, store.tiers[block.tier], block.block_id, block.length, block.crcs)
-            for extent in range(reader.geometry.count):
-                await store.threads.run(reader.check, extent)
-        except TierFailed as e:
-            if store.index.get(block.block_id) is block and block.state is State.SEALED:
+        while store.index.is_at(block, at := block.tier):
+            try:
+                tier = store.tiers[at]
+                reader = await store.threads.run(Reader, tier, block.block_id, block.length, block.crcs)
+                for extent in range(reader.geometry.count):
+                    await store.threads.run(reader.check, extent)
+                return True
+            except TierFailed as e:
+                if not store.index.is_at(block, at):
+                    continue  # it left, or moved
                 if isinstance(e, Corrupt):
-                    store.corrupt(block, e, found_by="load")
-                await store.discard(block)
-            return False
-        return True
+                    await store.drop_rotten(block, e, found_by="load")
+                else:
+                    await store.discard(block)
+                return False
+        return None
 
 
 def _look(wanted: Sequence[tuple[TierDirectory, str, int]]) -> list[bool]:

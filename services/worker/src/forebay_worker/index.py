@@ -103,6 +103,12 @@ class StoreIndex:
                 mine.append(block_id)
         return mine
 
+    def ids(self, tier: int) -> list[str]:
+        """Ids of all blocks that have, or are about to get, a file in one tier directory; ghosts not included."""
+        moving = [block for block in self._awake.values() if block.moving_to == tier]
+        mine = [i for i, b in self._blocks.items() if (b.tier if isinstance(b, Block) else tier_of(b)) == tier]
+        return [*mine, *(block.block_id for block in moving)]
+
     def is_known(self, block_id: str, tier: int) -> bool:
         """Whether a file of this block in this tier directory is the index's, in whatever state."""
         ghost = self._ghosts.get(block_id)
@@ -113,6 +119,10 @@ class StoreIndex:
             awake = self._awake.get(block_id)
             places = set() if found is None else {tier_of(found), awake.moving_to if awake else None}
         return tier in places or (ghost is not None and ghost.tier == tier)
+
+    def is_at(self, block: Block, tier: int) -> bool:
+        """Whether this is (still) the sealed block of its id, in this tier directory."""
+        return block.state is State.SEALED and block.tier == tier and self.get(block.block_id) is block
 
     def held(self) -> list[Block]:
         """Leaving blocks whose unlinked files are still open somewhere."""

@@ -79,54 +79,52 @@ class Mover:
         store = self._store
         if not store.index.begin_move(block, to, store.now_s()):
             return False
-        try:
-            source = await store.open(block)
-            copy = await store.create_in(to, block)
-        except TierFailed as e:
-            await self._abandon(block, to, e)
-            return False
-        try:
-            await self._copy(block, source, copy)
-            store.tiers[to].manner.steps("move.copied")
-            await store.seal_in(to, block, copy)
-        except TierFailed as e:
-            await self._abandon(block, to, e)
+        copy = await self._copied(block, to)
+        if copy is None:
             return False
         ghost = store.moved(block, copy)
         store.tiers[to].manner.steps("move.switched")
         self._metrics.moved.add(block.length, store.label(block))
-        del source
         await store.unlink(ghost, sealed=True)
         return True
 
-    async def _copy(self, block: Block, source: BlockFile, copy: BlockFile) -> None:
-        for extent in range(source.geometry.count):
-            await self._store.threads.run(_copy_extent, source, copy, extent)
+    async def _copied(self, block: Block, to: int) -> BlockFile | None:
+        """A complete copy under its final name; ``None`` if a directory erred or the block has rotted: then nothing of
+        the copy is left, and the block stays, or goes if it has rotted."""
+        store, at_fault = self._store, block.tier
+        try:
+            source = await store.open(block)
+            at_fault = to
+            copy = await store.create_in(to, block)
+            for extent in range(source.geometry.count):
+                at_fault = block.tier
+                data = await store.threads.run(source.read_extent, extent)
+                at_fault = to
+                await store.threads.run(_write_extent, copy, extent, data, source.crcs[extent])
+            store.tiers[to].manner.steps("move.copied")
+            await store.seal_in(to, block, copy)
+            return copy
+        except TierFailed as e:
+            await self._abandon(block, to)
+            if isinstance(e, Corrupt):
+                await store.drop_rotten(block, e, found_by="move")
+            else:
+                store.health.failed(at_fault, e)
+            return None
 
-    async def _abandon(self, block: Block, to: int, error: TierFailed) -> None:
-        """The copy goes; a block that turned out to have rotted goes as well."""
+    async def _abandon(self, block: Block, to: int) -> None:
+        """The copy goes."""
         store = self._store
         try:
-            await store.threads.run(_remove_copy, store, to, block.block_id)
+            await store.threads.run(store.tiers[to].remove_all, block.block_id)
         except TierFailed as e:
             store.health.failed(to, e)
+            store.health.remember(to, block.block_id)
         store.index.abandon_move(block)
-        if isinstance(error, Corrupt):
-            store.corrupt(block, error, found_by="move")
-            await store.discard(block)
-        else:
-            store.health.failed(to, error)
 
 
-def _copy_extent(source: BlockFile, copy: BlockFile, extent: int) -> None:
-    data = source.read_extent(extent)
-    copy.write([data], source.geometry.span(extent)[0])
-    crc = source.crcs[extent]
+def _write_extent(copy: BlockFile, extent: int, data: bytes, crc: int | None) -> None:
     if crc is None:
         raise Corrupt("an extent's checksum is not known", extent=extent)
+    copy.write([data], copy.geometry.span(extent)[0])
     copy.land(extent, crc)
-
-
-def _remove_copy(store: Store, to: int, block_id: str) -> None:
-    store.tiers[to].remove(block_id, sealed=True)
-    store.tiers[to].remove(block_id, sealed=False)

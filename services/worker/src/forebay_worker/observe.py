@@ -47,6 +47,9 @@ class WorkerMetrics:
         self.corrupt = metrics.counter(
             "forebay_worker_corrupt_blocks_total", "Blocks dropped because their bytes had rotted", ("tier", "found_by")
         )
+        self.refills = metrics.counter(
+            "forebay_worker_refills_total", "Rotten blocks filled again without being read", ("outcome",)
+        )
         self.touches = metrics.counter(
             "forebay_worker_touches_total", "Blocks in touch reports, by whether they are here", ("known",)
         )

@@ -18,7 +18,7 @@ appended to; of several records of a block the last counts, and reading ends at 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 import google_crc32c
@@ -130,6 +130,7 @@ RECORD_BYTES = 48
 _SEAL, _NAME, _MARK = 1, 2, 3
 _NAME_CHUNK = 40
 CRCS_MAX = 4
+NUMBER_MAX = 65_535
 
 
 @dataclass(frozen=True)
@@ -194,9 +195,9 @@ def decode_seals(data: bytes, extent_size: int = EXTENT_SIZE) -> Seals | None:
         return None
     seals = Seals()
     offsets: dict[bytes, int] = {}
-    names: dict[int, list[bytes]] = {}
+    names = _Names(seals.datasets)
     synced = 0
-    for at, record in _whole_records(data):
+    for at, record in _whole_records(data, SEALS_HEAD_BYTES):
         kind = record[0]
         if kind == _SEAL:
             _, count, number, raw_id, length, sealed_at_s, *crcs = _RECORD.unpack_from(record)
@@ -205,9 +206,7 @@ def decode_seals(data: bytes, extent_size: int = EXTENT_SIZE) -> Seals | None:
             seals.blocks[raw_id] = Sealed(length, tuple(crcs[:count]), seals.datasets.get(number, ""), sealed_at_s, at)
             offsets[raw_id] = at
         elif kind == _NAME:
-            _, part, number, chunk = _MOUNT.unpack_from(record)
-            names[number] = [*(names.get(number, []) if part else []), chunk.rstrip(b"\0")]
-            seals.datasets[number] = b"".join(names[number]).decode("utf-8", "replace")
+            names.take(record)
         elif kind == _MARK:
             synced = max(synced, _SYNCED.unpack_from(record)[3])
         else:
@@ -220,8 +219,70 @@ def decode_seals(data: bytes, extent_size: int = EXTENT_SIZE) -> Seals | None:
     return seals
 
 
-def _whole_records(data: bytes) -> Iterator[tuple[int, bytes]]:
-    for at in range(SEALS_HEAD_BYTES, len(data) - RECORD_BYTES + 1, RECORD_BYTES):
+class _Names:
+    """Mounts by number, as a log gives them their names one piece after the other."""
+
+    def __init__(self, names: dict[int, str]) -> None:
+        self.names = names
+        self._pieces: dict[int, list[bytes]] = {}
+
+    def take(self, record: bytes) -> None:
+        """The next record of a name."""
+        _, part, number, chunk = _MOUNT.unpack_from(record)
+        pieces = self._pieces[number] = [*(self._pieces.get(number, []) if part else []), chunk.rstrip(b"\0")]
+        self.names[number] = b"".join(pieces).decode("utf-8", "replace")
+
+
+def shortened(seals: Seals, live: Container[bytes]) -> tuple[bytes, dict[str, int]]:
+    """A log of these blocks alone, and the numbers of its mounts. What was on the disk comes first, and a *synced*
+    record behind it."""
+    kept = {raw: sealed for raw, sealed in seals.blocks.items() if raw in live}
+    numbers = {name: n for n, name in enumerate(sorted({s.dataset for s in kept.values() if s.dataset}), 1)}
+    parts = [seals_head(), *(encode_name(n, name) for name, n in numbers.items())]
+    durable = [(raw, sealed) for raw, sealed in kept.items() if sealed.is_durable]
+    parts += [_again(raw, sealed, numbers) for raw, sealed in durable]
+    parts += [encode_synced(sum(map(len, parts)))] if durable else []
+    parts += [_again(raw, sealed, numbers) for raw, sealed in kept.items() if not sealed.is_durable]
+    return b"".join(parts), numbers
+
+
+def _again(raw: bytes, sealed: Sealed, numbers: dict[str, int]) -> bytes:
+    number = numbers.get(sealed.dataset, 0)
+    return encode_seal(raw.hex(), sealed.length, sealed.crcs, number, sealed.sealed_at_s)
+
+
+def free_number(numbers: Mapping[str, int]) -> int:
+    """A number that no mount has."""
+    last = max(numbers.values(), default=0)
+    return last + 1 if last < NUMBER_MAX else min(set(range(1, NUMBER_MAX + 1)) - set(numbers.values()))
+
+
+def carried(tail: bytes, *, start: int, at: int, names: Mapping[int, str], numbers: dict[str, int]) -> bytes:
+    """Records that stood from byte ``start`` on in a log whose mounts had these ``names`` there, for a log in which
+    they stand from ``at`` on and mounts have these ``numbers`` (new ones are added). A *synced* record that speaks of
+    what stood before ``start`` alone is left out: less is known to be on the disk then, never more."""
+    known, places, parts = _Names(dict(names)), dict[int, int](), list[bytes]()
+    for offset, record in _whole_records(tail, 0):
+        places[start + offset] = at
+        part = b""
+        if record[0] == _SEAL:
+            _, count, number, raw_id, length, sealed_at_s, *crcs = _RECORD.unpack_from(record)
+            name = known.names.get(number, "")
+            if name and name not in numbers:
+                numbers[name] = free_number(numbers)
+                part = encode_name(numbers[name], name)
+            part += encode_seal(raw_id.hex(), length, tuple(crcs[:count]), numbers.get(name, 0), sealed_at_s)
+        elif record[0] == _NAME:
+            known.take(record)
+        elif (until := _SYNCED.unpack_from(record)[3]) in places:
+            part = encode_synced(places[until])
+        parts.append(part)
+        at += len(part)
+    return b"".join(parts)
+
+
+def _whole_records(data: bytes, first: int) -> Iterator[tuple[int, bytes]]:
+    for at in range(first, len(data) - RECORD_BYTES + 1, RECORD_BYTES):
         record = data[at : at + RECORD_BYTES]
         if _CRC.unpack_from(record, RECORD_BYTES - _CRC.size)[0] != google_crc32c.value(record[: -_CRC.size]):
             return

@@ -150,6 +150,7 @@ class Reads:
                     beyond = read.overflow
                 break
             self._store.index.lease(block)
+            at = block.tier
             try:
                 rest = replace(read, part=ByteRange(position, stop))
                 async with closing(self._from_block(rest, block)) as pieces:
@@ -158,7 +159,7 @@ class Reads:
                         position += len(piece)
             except TierFailed as e:
                 is_corrupt = isinstance(e, Corrupt)
-                await self._lost(block, e)
+                await self._lost(block, at, e)
             except Abandoned:
                 pass  # given up between two looks at it; go on past it
             finally:
@@ -170,12 +171,12 @@ class Reads:
                 async for piece in pieces:
                     yield piece
 
-    async def _lost(self, block: Block, error: TierFailed) -> None:
-        """The block's bytes cannot be read: it goes, whatever its state."""
+    async def _lost(self, block: Block, at: int, error: TierFailed) -> None:
+        """The block's bytes cannot be read: it goes, whatever its state, if it is still where they were read."""
         filling = self._filler.get(block)
         if filling is not None:
             self._filler.unreadable(filling, error)
-        elif block.state is State.SEALED:
+        elif self._store.index.is_at(block, at):
             self._store.failed(block, error)
             await self._store.discard(block)
 

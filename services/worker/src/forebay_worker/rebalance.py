@@ -155,7 +155,7 @@ class Rebalance:
         known = self.targets.get(work.block_id)
         if known is None:
             return False
-        call = _Call(self._client, known, work.block_id, self._ticket(known[0]), block)
+        call = _Call(self._client, known, work.block_id, self.ticket(known[0]), block)
         try:
             for member in work.to:
                 await call.give(member, times=1 if work.leaves else 2)
@@ -166,7 +166,8 @@ class Rebalance:
             await self._store.evict([block], "moved")
         return True
 
-    def _ticket(self, mounted: Mounted) -> str:
+    def ticket(self, mounted: Mounted) -> str:
+        """This worker's own right to read a mount's blocks at others."""
         claims = TicketClaims(
             cluster=self._cluster_id,
             mount_id=mounted.mount.mount_id,

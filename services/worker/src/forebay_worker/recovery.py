@@ -95,7 +95,12 @@ def prepare(tier: TierDirectory, boot_id: str) -> int:
         tier.manner.steps("start.booted")
     manner = tier.manner
     tier.log = SealsLog(
-        tier.root_fd, tier.known, steps=manner.steps, sync=manner.syncfs, extent_size=manner.extent_size
+        tier.root_fd,
+        tier.known,
+        steps=manner.steps,
+        sync=manner.syncfs,
+        fsync=manner.fsync,
+        extent_size=manner.extent_size,
     )
     return doubted
 

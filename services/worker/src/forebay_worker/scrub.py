@@ -2,7 +2,7 @@
 
 On a disk the reads go past the page cache (``O_DIRECT``): the cache would answer with the good bytes of yesterday, and
 scrubbing would push out what is read. A pass takes a list of blocks at its start; what comes later has its turn in the
-next pass. A block that does not have its checksum is dropped, and filled again when it is read.
+next pass. A block that does not have its checksum is dropped and filled again (``refills``).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import google_crc32c
 
-from forebay_worker.block import Block, State
+from forebay_worker.block import Block
 from forebay_worker.directory import TierDirectory, name_of
 from forebay_worker.extents import Geometry
 from forebay_worker.files import Corrupt, TierFailed
@@ -78,7 +78,7 @@ class Scrubber:
             if not self.rate:
                 return
             block = self._store.index.get(name)
-            if block is not None and block.tier == number and block.state is State.SEALED:
+            if block is not None and self._store.index.is_at(block, number):
                 await self._scrub_block(number, block)
             progress.done += 1
         progress.passes += 1
@@ -93,11 +93,12 @@ class Scrubber:
                 if not self.rate:
                     return
                 await self._pause(size / self.rate)
-        except Corrupt as e:
-            store.corrupt(block, e, found_by="scrub")
-            await store.discard(block)
         except TierFailed as e:
-            if store.index.get(block.block_id) is block:
+            if not store.index.is_at(block, number):  # it left or moved while it was looked at
+                return
+            if isinstance(e, Corrupt):
+                await store.drop_rotten(block, e, found_by="scrub")
+            else:
                 store.health.failed(number, e)
 
 

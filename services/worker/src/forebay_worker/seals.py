@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 from forebay_worker import ondisk
 from forebay_worker.steps import Steps
 
 LOG_NAME, NEW_NAME = "seals", "seals.new"
 FILE_MODE = 0o640
-DATASETS_MAX = 65_535
 GARBAGE_MIN = 4096
 """Dead records that a log may have whatever its size."""
 
@@ -31,12 +31,20 @@ class SealsLog:
     """Appends from any thread. What was torn behind the last whole record is cut off when the log is opened."""
 
     def __init__(
-        self, root_fd: int, found: ondisk.Seals, *, steps: Steps, sync: Callable[[int], None], extent_size: int
+        self,
+        root_fd: int,
+        found: ondisk.Seals,
+        *,
+        steps: Steps,
+        sync: Callable[[int], None],
+        fsync: Callable[[int], None],
+        extent_size: int,
     ) -> None:
-        self._root_fd = root_fd
+        self.root_fd = root_fd
         self._extent_size = extent_size
         self._steps = steps
         self._sync = sync
+        self._fsync = fsync
         self._lock = threading.Lock()
         self._numbers = {name: number for number, name in found.datasets.items()}
         self._fd = _open(root_fd, LOG_NAME, os.O_RDWR | os.O_CREAT)
@@ -50,7 +58,12 @@ class SealsLog:
         """Notes a complete block, before it gets its final name."""
         with self._lock:
             names, number = self._number(dataset)
-            self._write(names + ondisk.encode_seal(block_id, length, crcs, number, int(time.time())))
+            try:
+                self._write(names + ondisk.encode_seal(block_id, length, crcs, number, int(time.time())))
+            except OSError:
+                if names:
+                    del self._numbers[dataset]
+                raise
 
     def sync(self) -> None:
         """Brings everything on the file system to the disk, then says so in the log; nothing if nothing is new."""
@@ -58,7 +71,7 @@ class SealsLog:
             until, fd = self._size, self._fd
         if until == self._synced:
             return
-        self._sync(self._root_fd)
+        self._sync(self.root_fd)
         with self._lock:
             if fd != self._fd:  # rewritten meanwhile: the offset is of another file
                 return
@@ -71,52 +84,66 @@ class SealsLog:
         """Whether most of the log speaks of blocks that are gone."""
         return self._records > 2 * live + GARBAGE_MIN
 
-    def rewrite(self, live: frozenset[bytes]) -> None:
-        """Keeps the last records of these blocks and drops the rest."""
+    @property
+    def end(self) -> int:
+        """Where the next record will stand."""
         with self._lock:
-            before = ondisk.decode_seals(read_all(self._fd), self._extent_size)
-            if before is None:
-                return
-            kept = {raw: sealed for raw, sealed in before.blocks.items() if raw in live}
-            numbers = {name: n for n, name in enumerate(sorted({s.dataset for s in kept.values() if s.dataset}), 1)}
-            parts = [ondisk.seals_head(), *(ondisk.encode_name(n, name) for name, n in numbers.items())]
-            durable = [(raw, sealed) for raw, sealed in kept.items() if sealed.is_durable]
-            parts += [_again(raw, sealed, numbers) for raw, sealed in durable]
-            parts += [ondisk.encode_synced(sum(map(len, parts)))] if durable else []
-            parts += [_again(raw, sealed, numbers) for raw, sealed in kept.items() if not sealed.is_durable]
-            self._replace(b"".join(parts), numbers)
+            return self._size
 
-    def _replace(self, data: bytes, numbers: dict[str, int]) -> None:
-        fd = _open(self._root_fd, NEW_NAME, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    def rewrite(self, live: Container[bytes], until: int | None = None) -> None:
+        """Keeps the last records of these blocks and drops the rest of what stands before byte ``until`` (by default:
+        all that there is). Others may append meanwhile; they wait while what they appended is carried over."""
+        with self._lock:
+            old, until = self._fd, self._size if until is None else until
+        before = ondisk.decode_seals(read_all(old, until), self._extent_size)
+        if before is None:
+            return
+        data, numbers = ondisk.shortened(before, live)
+        fd = _open(self.root_fd, NEW_NAME, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             write_all(fd, data, 0)
-            os.fsync(fd)
+            self._fsync(fd)
             self._steps("log.rewritten")
-            os.rename(NEW_NAME, LOG_NAME, src_dir_fd=self._root_fd, dst_dir_fd=self._root_fd)
-            self._steps("log.replaced")
+            with self._lock:
+                if self._fd != old:
+                    raise OSError(errno.EBADF, "the log was closed")
+                tail = read_all(old, self._size, until)
+                tail = ondisk.carried(tail, start=until, at=len(data), names=before.datasets, numbers=numbers)
+                if tail:
+                    write_all(fd, tail, len(data))
+                    self._fsync(fd)
+                self._replace(fd, len(data) + len(tail), numbers)
         except BaseException:
-            os.close(fd)
+            if fd != self._fd:
+                os.close(fd)
             raise
-        old, self._fd, self._size, self._numbers = self._fd, fd, len(data), numbers
+
+    def _replace(self, fd: int, size: int, numbers: dict[str, int]) -> None:
+        os.rename(NEW_NAME, LOG_NAME, src_dir_fd=self.root_fd, dst_dir_fd=self.root_fd)
+        old, self._fd, self._size, self._numbers = self._fd, fd, size, numbers
         os.close(old)
-        self._records = (len(data) - ondisk.SEALS_HEAD_BYTES) // ondisk.RECORD_BYTES
+        self._records = (size - ondisk.SEALS_HEAD_BYTES) // ondisk.RECORD_BYTES
         self._synced = 0
+        self._steps("log.replaced")
 
     @property
     def is_linked(self) -> bool:
         """Whether the file still has its name."""
-        return os.fstat(self._fd).st_nlink > 0
+        with self._lock:
+            return os.fstat(self._fd).st_nlink > 0
 
     def close(self) -> None:
-        """Closes the file."""
-        os.close(self._fd)
+        """Closes the file; a thread that appends after that is told that it cannot."""
+        with self._lock:
+            fd, self._fd = self._fd, -1
+        os.close(fd)
 
     def _number(self, dataset: str) -> tuple[bytes, int]:
         """Records that must come first, and the mount's number; 0 is no mount."""
         number = self._numbers.get(dataset, 0) if dataset else 0
-        if number or not dataset or len(self._numbers) >= DATASETS_MAX:
+        if number or not dataset or len(self._numbers) >= ondisk.NUMBER_MAX:
             return b"", number
-        number = self._numbers[dataset] = max(self._numbers.values(), default=0) + 1
+        number = self._numbers[dataset] = ondisk.free_number(self._numbers)
         return ondisk.encode_name(number, dataset), number
 
     def _write(self, data: bytes) -> None:
@@ -139,11 +166,10 @@ def read_log(root_fd: int, extent_size: int) -> ondisk.Seals | None:
     return ondisk.Seals() if not data.strip(b"\0") else ondisk.decode_seals(data, extent_size)
 
 
-def read_all(fd: int) -> bytes:
-    """A whole file from its start."""
+def read_all(fd: int, until: int = 1 << 62, at: int = 0) -> bytes:
+    """A file from byte ``at`` to its end, or to byte ``until``."""
     parts: list[bytes] = []
-    at = 0
-    while piece := os.pread(fd, 16 << 20, at):
+    while piece := os.pread(fd, min(16 << 20, until - at), at):
         parts.append(piece)
         at += len(piece)
     return b"".join(parts)
@@ -154,11 +180,6 @@ def write_all(fd: int, data: bytes, at: int) -> None:
     while data:
         written = os.pwrite(fd, data, at)
         data, at = data[written:], at + written
-
-
-def _again(raw: bytes, sealed: ondisk.Sealed, numbers: dict[str, int]) -> bytes:
-    number = numbers.get(sealed.dataset, 0)
-    return ondisk.encode_seal(raw.hex(), sealed.length, sealed.crcs, number, sealed.sealed_at_s)
 
 
 def _open(root_fd: int, name: str, flags: int) -> int:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import google_crc32c
-
 from forebay.runtime import logs
+from forebay_worker import blockwork
 from forebay_worker.block import Block, State
-from forebay_worker.directory import TierDirectory, is_open_elsewhere
+from forebay_worker.directory import TierDirectory
 from forebay_worker.extents import Geometry
 from forebay_worker.files import BlockFile, Corrupt, IoThreads, OpenFiles, TierFailed, translated
 from forebay_worker.health import Health
@@ -36,6 +34,10 @@ SYNC_PERIOD_S = 5.0
 
 DROPPED_HERE_BYTES = 1 << 20
 """A mapping of at most this much is undone at once: a thread would cost more."""
+
+
+FORGOTTEN_AT_ONCE = 500
+"""Blocks of a directory that went away that leave the index at a stretch."""
 
 
 @dataclass
@@ -79,6 +81,8 @@ class Store:
         self.held = HeldFiles(threads, self.index.left)
         self.on_evicted: Callable[[Block], BlockFile | None] = lambda block: None
         """Told of a block that was still being filled, before its file goes; gives the file if it has it open."""
+        self.on_rotten: Callable[[str], None] = lambda block_id: None
+        """Told of a block that was dropped because it had rotted, and that nobody was reading."""
         self.demote: Callable[[Block], Awaitable[bool]] = _nowhere
         """Moves a block to a slower tier instead of evicting it; whether it could be."""
 
@@ -120,17 +124,21 @@ class Store:
         except TierFailed as e:
             if block is not None:
                 self.failed(block, e)
+                await self._drop_torn(block)
 
     async def _mend(self, block: Block) -> None:
         mended = await self.restart.mend(block)
-        if block.state is not State.FILLING:
-            return
         if mended is None:
+            await self._drop_torn(block)
+        elif block.state is State.FILLING:
+            self._take_mended(block, mended)
+
+    async def _drop_torn(self, block: Block) -> None:
+        """Of what a crash left of the block nothing is right, or it cannot be read."""
+        if block.state is State.FILLING and block.is_evictable:
             self._log.info("torn_block_dropped", block_id=block.block_id)
             self.detach(block)
             await self.unlink(block, sealed=False)
-        else:
-            self._take_mended(block, mended)
 
     def _take_mended(self, block: Block, mended: Mended) -> None:
         for extent in mended.crcs:
@@ -155,6 +163,7 @@ class Store:
     ) -> Block | None:
         """Reserves room for a block, without waiting for any to be made; the block that is here already if another
         came first; ``None`` if it cannot be kept now. ``is_spare``: see ``StoreIndex.reserve``."""
+        await self.make_ready(block_id)
         outcome = self.index.get(block_id)
         if outcome is None and block_id in self._going:
             await self._has_left(block_id)
@@ -231,7 +240,7 @@ class Store:
 
     def _unlink(self, block: Block, *, sealed: bool) -> asyncio.Future[int | None]:
         files, self._leaving[block].file = self._leaving[block].file, []
-        removing = self.threads.start(_remove, self.tiers[block.tier], block.block_id, sealed, files)
+        removing = self.threads.start(blockwork.remove, self.tiers[block.tier], block.block_id, sealed, files)
         removing.add_done_callback(partial(self._unlinked, block, sealed))
         return removing
 
@@ -240,7 +249,7 @@ class Store:
         held_fd = None if removing.cancelled() or error is not None else removing.result()
         if isinstance(error, OSError):  # the file may stay: its capacity is given back, but the tier is out of service
             self.failed(block, translated(error))
-            self.health.remember(block.tier, block.block_id, sealed=sealed)
+            self.health.remember(block.tier, block.block_id)
         if held_fd is not None and self.held.hold(block, held_fd):
             self.index.unnamed(block)
         else:
@@ -253,14 +262,17 @@ class Store:
             del self._going[block.block_id]
         leaving.gone.set()
 
-    def _forget_directory(self, number: int) -> None:
+    async def _forget_directory(self, number: int) -> None:
         """A tier directory is not there any more: its blocks leave the index, those that are still being written when
         their own writers notice."""
-        for block in [block for block in self.index if block.tier == number and block.busy == 0]:
-            if block.state in {State.FILLING, State.SEALED}:
+        for count, block_id in enumerate(self.index.ids(number)):
+            block = self.index.get(block_id)
+            if block is not None and block.tier == number and block.busy == 0 and block.state is not State.SEALING:
                 self.detach(block)
                 self.index.left(block)
                 self._has_gone(block)
+            if count % FORGOTTEN_AT_ONCE == FORGOTTEN_AT_ONCE - 1:
+                await asyncio.sleep(0)
 
     # -- files
 
@@ -271,18 +283,30 @@ class Store:
             TierFailed: the directory erred.
         """
         tier, present = self.tiers[block.tier], self._mended.pop(block, None)
-        return await self.threads.run(_create, tier, block.block_id, block.length, block.dataset, present)
+        return await self.threads.run(blockwork.create, tier, block.block_id, block.length, block.dataset, present)
 
     async def seal(self, block: Block, file: BlockFile) -> None:
-        """Makes a complete block durable under its final name.
+        """Makes a complete block durable under its final name. One that was given up meanwhile loses it again.
 
         Raises:
             TierFailed: the directory erred.
         """
         crcs = file.all_crcs()
-        await self.threads.run(_seal, self.tiers[block.tier], block.block_id, file, crcs, block.dataset)
+        await self.threads.run(blockwork.seal, self.tiers[block.tier], block.block_id, file, crcs, block.dataset)
+        if block.state is not State.SEALING:
+            await self.take_name(block)
+            return
         self.index.sealed(block, crcs)
         self._files.put(block.block_id, file)
+
+    async def take_name(self, block: Block) -> None:
+        """Unlinks what was sealed after its block had been given up. The block's own ``unlink`` comes after this, and
+        its id is not admitted anew before that."""
+        try:
+            await self.threads.run(self.tiers[block.tier].remove, block.block_id, sealed=True)
+        except TierFailed as e:
+            self.health.failed(block.tier, e)
+            self.health.remember(block.tier, block.block_id)
 
     async def put_small(self, block: Block, data: bytes) -> BlockFile:
         """Writes and seals a block of one extent at once; ``sealed_small`` makes it the index's. On tmpfs that is done
@@ -293,9 +317,9 @@ class Store:
         """
         tier = self.tiers[block.tier]
         if not tier.in_memory:
-            return await self.threads.run(_put, tier, block.block_id, data, block.dataset)
+            return await self.threads.run(blockwork.put, tier, block.block_id, data, block.dataset)
         try:
-            return _put(tier, block.block_id, data, block.dataset)
+            return blockwork.put(tier, block.block_id, data, block.dataset)
         except OSError as e:
             raise translated(e) from e
 
@@ -308,11 +332,11 @@ class Store:
     async def create_in(self, number: int, block: Block) -> BlockFile:
         """The empty file of a copy of a block in another tier. Raises ``TierFailed``."""
         tier = self.tiers[number]
-        return await self.threads.run(_create, tier, block.block_id, block.length, block.dataset, None)
+        return await self.threads.run(blockwork.create, tier, block.block_id, block.length, block.dataset, None)
 
     async def seal_in(self, number: int, block: Block, copy: BlockFile) -> None:
         """Gives a complete copy its final name. Raises ``TierFailed``."""
-        await self.threads.run(_seal, self.tiers[number], block.block_id, copy, copy.all_crcs(), block.dataset)
+        await self.threads.run(blockwork.seal, self.tiers[number], block.block_id, copy, copy.all_crcs(), block.dataset)
 
     def moved(self, block: Block, copy: BlockFile) -> Block:
         """The copy is the block from now on; what has to be unlinked in the old tier."""
@@ -339,13 +363,20 @@ class Store:
             TierFailed: it cannot be opened.
             Corrupt: it is not as long as it was, or its checksums are lost.
         """
-        file = self._files.get(block.block_id)
-        if file is not None:
-            return file
-        tier = block.tier
-        file = await self.threads.run(_open, self.tiers[tier], block.block_id, block.length, block.crcs)
-        if self.index.get(block.block_id) is block and block.tier == tier:
-            self._files.put(block.block_id, file)
+        while (file := self._files.get(block.block_id)) is None:
+            tier = block.tier
+            try:
+                file = await self.threads.run(
+                    blockwork.open_sealed, self.tiers[tier], block.block_id, block.length, block.crcs
+                )
+            except TierFailed:
+                if block.tier == tier or block.state is not State.SEALED:
+                    raise
+                continue  # it moved to another tier meanwhile
+            if self.index.get(block.block_id) is not block or block.tier != tier:
+                return file
+            if self._files.get(block.block_id) is None:
+                self._files.put(block.block_id, file)
         return file
 
     # -- health
@@ -363,6 +394,13 @@ class Store:
         path = str(self.tiers[block.tier].spec.path)
         self._log.error("corrupt_block", path=path, block_id=block.block_id, found_by=found_by, error=error.message)
 
+    async def drop_rotten(self, block: Block, error: Corrupt, *, found_by: str) -> None:
+        """A block that nobody reads turned out to have rotted."""
+        self.corrupt(block, error, found_by=found_by)
+        await self.discard(block)
+        if self.index.get(block.block_id) is None:
+            self.on_rotten(block.block_id)
+
     async def discard(self, block: Block) -> None:
         """Lets go of a sealed block that cannot be read or is not what it should be. (One on the move is left to its
         mover, which reads and compares all of it.)"""
@@ -376,7 +414,7 @@ class Store:
 
     def _let_go(self, file: BlockFile) -> None:
         if file.length > DROPPED_HERE_BYTES:
-            self.threads.start(_drop, file)
+            self.threads.start(blockwork.drop, file)
 
     async def sync(self) -> None:
         """Brings small blocks to the disks, so that another boot of the machine finds them trustworthy."""
@@ -392,6 +430,20 @@ class Store:
         while True:
             await asyncio.sleep(SYNC_PERIOD_S)
             await self.sync()
+            await self.shorten_logs()
+
+    async def shorten_logs(self) -> None:
+        """Logs of small blocks that mostly speak of blocks that are gone are written anew."""
+        for number, tier in enumerate(self.tiers):
+            log = tier.log
+            if log is None or self.restart.is_expected(number) or not self.index.is_in_service(number):
+                continue
+            if log.is_wasteful(len(self.index.policy(number))):
+                until, names = log.end, self.index.ids(number)  # at one moment: who comes later stands behind it
+                try:
+                    await self.threads.run(blockwork.shorten, log, names, until)
+                except TierFailed as e:
+                    self.health.failed(number, e)
 
     def close(self) -> None:
         """Ends the threads and lets go of the files; sealed blocks stay. The directories' opener closes them."""
@@ -400,73 +452,5 @@ class Store:
         self.held.close()
 
 
-# Run on a thread and return the owner of the descriptor, so that it closes even if nobody waits for it any more.
-
-
-def _create(tier: TierDirectory, block_id: str, length: int, dataset: str, present: dict[int, int] | None) -> BlockFile:
-    if present is None:
-        fd, part_map = tier.create_part(block_id, length, dataset)
-    else:
-        fd, part_map = tier.reopen_part(block_id, length, dataset, present)
-    return BlockFile(fd, length, in_memory=tier.in_memory, crcs=present, part_map=part_map)
-
-
-def _put(tier: TierDirectory, block_id: str, data: bytes, dataset: str) -> BlockFile:
-    file = _create(tier, block_id, len(data), dataset, None)
-    file.write([data], 0)
-    file.land(0, google_crc32c.value(data))
-    _seal(tier, block_id, file, file.all_crcs(), dataset)
-    return file
-
-
-def _seal(tier: TierDirectory, block_id: str, file: BlockFile, crcs: tuple[int, ...], dataset: str) -> None:
-    tier.seal(block_id, file.fd, file.length, crcs, dataset)
-    file.settle()
-
-
-def _open(tier: TierDirectory, block_id: str, length: int, crcs: tuple[int, ...]) -> BlockFile:
-    fd, found = tier.open_block(block_id)
-    try:
-        if found != length:
-            raise Corrupt("a block file changed its length", length=found, expected=length)
-        sums = crcs or tier.read_crcs(block_id, length)
-        if not sums:
-            raise Corrupt("the sidecar of a block is missing or broken")
-    except BaseException:
-        os.close(fd)
-        raise
-    file = BlockFile(fd, length, in_memory=tier.in_memory, crcs=sums)
-    file.doubt()
-    return file
-
-
-def _remove(tier: TierDirectory, block_id: str, sealed: bool, files: list[BlockFile]) -> int | None:
-    """``files`` come along to be let go of here: the last user of an unlinked file waits while its pages are freed. A
-    descriptor of the file if somebody else has it open still."""
-    fd = _probe(tier, block_id) if sealed else None
-    try:
-        tier.remove(block_id, sealed=sealed)
-    except BaseException:
-        if fd is not None:
-            os.close(fd)
-        raise
-    files.clear()
-    if fd is not None and not is_open_elsewhere(fd):
-        os.close(fd)
-        fd = None
-    return fd
-
-
-def _probe(tier: TierDirectory, block_id: str) -> int | None:
-    try:
-        return tier.open_block(block_id)[0]
-    except FileNotFoundError:
-        return None
-
-
 async def _nowhere(block: Block) -> bool:
     return False
-
-
-def _drop(file: BlockFile) -> None:
-    """Lets go of a file on a thread."""

@@ -95,7 +95,7 @@ def _has_file_system(tier: TierDirectory) -> bool:
     """Whether the path lies on the file system that was opened, or on another one mounted at the same place."""
     path = tier.spec.path
     nearest = next(parent for parent in (path, *path.parents) if parent.exists())
-    if os.stat(nearest).st_dev == os.fstat(tier.root_fd).st_dev:
+    if os.stat(nearest).st_dev == tier.device:
         return True
     return tier.mount_point != Path("/") and tier.mount_point.is_mount()
 
