@@ -75,6 +75,7 @@ from forebay.contracts import (
 from forebay.contracts.leaves import LEAF_VERSION, Leaf, Shared, encode_leaf
 from forebay.contracts.overview import MountView, OverviewReply, ReadSample, TierView, Trouble, WorkerView
 from forebay.contracts.tickets import TicketClaims
+from forebay.contracts.traces import KeptSpan, TraceReply
 from forebay.discovery.terms import Leader, TableHead
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -148,6 +149,11 @@ PLAN = LoadPlan(
         ),
     ),
 )
+KEPT_SPAN = KeptSpan(
+    trace_id="0af7651916cd43dd8448eb211c80319c", span_id="b7ad6b7169203331", parent_id="00f067aa0ba902b7",
+    service="forebay-worker", member_id="worker-1", name="ufs read", kind="client", started_s=1_700_000_000.25,
+    took_s=0.125, attributes={"server.address": "s3", "http.response.status_code": 206}, error="ufs_unavailable",
+)  # fmt: skip
 MISSING = MissingBlock(path="/imagenet/a", index=1, member_id="worker-1", reason="not kept")
 LOAD_STATUS = LoadStatus(
     load_id="load-1",
@@ -266,6 +272,8 @@ EXAMPLES: tuple[Record, ...] = (
         cluster_id="forebay", at_s=2.5, map_epoch=4, members=(MEMBER,), workers=(WORKER_VIEW,), mounts=(MOUNT_VIEW,),
         samples=(SAMPLE,), troubles=(TROUBLE,),
     ),
+    KEPT_SPAN,
+    TraceReply(spans=(KEPT_SPAN,)),
     Leader(member_id="master-1", tcp="10.0.0.1:7070", epoch=4, session="5f"),
     TableHead(revision=7, recent=((6, "m1"), (7, "m2"))),
     TicketClaims(

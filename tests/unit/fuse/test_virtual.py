@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 
 import pytest
 
+from forebay.telemetry import TraceContext
 from forebay.testing import run
+from forebay_fuse.errno_door import Refused
+from forebay_fuse.flagged import FLAGGED_MAX, FLAGGED_S, Flagged
 from forebay_fuse.protocol import layout
 from forebay_fuse.protocol.layout import Op
 from forebay_fuse.view import BASE, View
@@ -149,3 +153,40 @@ def test_without_the_switch_there_are_no_attributes() -> None:
             assert await xattr(kernel, await kernel.lookup("a"), "user.forebay.cached") == errno.ENOSYS
 
     run(main())
+
+
+def test_a_flagged_node_has_its_requests_recorded_and_no_other_has() -> None:
+    async def main() -> None:
+        async with Kernel(FakeClient({"a": DATA, "b": DATA})) as kernel:
+            flagged, other = await kernel.lookup("a"), await kernel.lookup("b")
+            ring = kernel.telemetry.tracer.ring
+            context = TraceContext("ab" * 16, "cd" * 8, True)
+            name = f"user.forebay.trace.{context.traceparent()}\0".encode()
+            assert (await kernel.ask(Op.GETXATTR, layout.XATTR_IN.pack(0, 0) + name, flagged)).errno == 0
+            for node_id in (flagged, other):
+                await kernel.ask(Op.GETATTR, bytes(16), node_id)
+                opened = await kernel.ask(Op.OPEN, layout.OPEN_IN.pack(os.O_RDONLY, 0), node_id)
+                handle = layout.OPEN_OUT.unpack_from(opened.body)[0]
+                await kernel.ask(Op.READ, layout.READ_IN.pack(handle, 0, 100, 0, 0, 0, 0), node_id)
+            assert {span.name for span in ring.all()} >= {"fuse.open", "fuse.read"}
+            assert {span.parent_id for span in ring.of(context.trace_id)} == {context.span_id}
+            assert len(ring.all()) == len(ring.of(context.trace_id))
+            counts = [span.name for span in ring.all()].count("fuse.read")
+            assert counts == 1  # tried at once, then waited for: one span
+
+    run(main())
+
+
+def test_a_flag_that_names_no_sampled_trace_is_refused_and_one_ends_by_itself() -> None:
+    now = [0.0]
+    flagged, context = Flagged(lambda: now[0]), TraceContext("ab" * 16, "cd" * 8, True)
+    for wrong in (b"", b"nonsense", b"00-" + b"ab" * 16 + b"-" + b"cd" * 8 + b"-00"):
+        with pytest.raises(Refused):
+            flagged.flag(7, wrong)
+    flagged.flag(7, context.traceparent().encode())
+    assert flagged.of(7) == replace(context, kept=True)
+    now[0] = FLAGGED_S
+    assert flagged.of(7) is None
+    for node_id in range(FLAGGED_MAX + 5):
+        flagged.flag(node_id, context.traceparent().encode())
+    assert len(flagged) == FLAGGED_MAX

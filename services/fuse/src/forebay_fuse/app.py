@@ -18,7 +18,8 @@ import orjson
 
 import forebay_fuse
 from forebay.client import Client, ClientOptions
-from forebay.contracts import WIRE_VERSION, LookupReply, StatusReply
+from forebay.contracts import WIRE_VERSION, LookupReply, StatusReply, encode
+from forebay.contracts.traces import TraceReply
 from forebay.errors import ConfigError, ForebayError, NotFound, PeerError
 from forebay.runtime import Deadline, check_exposure, logs, read_tls, stop_event
 from forebay.runtime.cgroup import cpu_quota
@@ -177,6 +178,7 @@ class Service:
         return {
             "waits": lambda: self.waits.text(self.settings.root),
             "config": lambda: orjson.dumps(self.settings.shown(), option=orjson.OPT_INDENT_2) + b"\n",
+            "traces": lambda: encode(TraceReply(spans=self.telemetry.tracer.ring.all())),
             "version": f"forebay-fuse {forebay_fuse.__version__} wire {WIRE_VERSION}\n".encode,
         }
 

@@ -18,6 +18,7 @@ from forebay_fuse.answers import Answers, Sink
 from forebay_fuse.backing import Backings
 from forebay_fuse.changes import Changes
 from forebay_fuse.files import Files
+from forebay_fuse.flagged import Flagged
 from forebay_fuse.handles import HandleTable
 from forebay_fuse.inodes import InodeTable
 from forebay_fuse.journal import InitRecord, Journal, Kept, NoJournal
@@ -85,7 +86,8 @@ class Gateway:
         self._trace = Trace()
         own: dict[str, Text] = {"stats": telemetry.metrics.render, "trace": self._trace.text, **(texts or {})}
         self.virtual = Virtual(view, self._answers, own)
-        xattrs = Xattrs(client, names, self._answers)
+        self._flagged = Flagged(time.monotonic)
+        xattrs = Xattrs(client, names, self._answers, self._flagged)
         self._backings: Backings | None = None
         self._count(telemetry)
         self._inline: dict[int, Inline] = {
@@ -170,12 +172,30 @@ class Gateway:
         if (request.node_id >= BASE or request.node_id == ROOT_ID) and self._is_ours(request):
             return
         inline, waiting = self._inline.get(opcode), self._waiting.get(opcode)
+        if inline is not None and self._flagged:
+            inline = self._shown(inline)
         if inline is not None and inline(request) is not False:
             return
         if waiting is not None:  # the body is read again, and the device's buffer is not ours until then
             self._later(request._replace(body=memoryview(bytes(request.body))), waiting)
         else:
             self._answers.fail(request.unique, errno.EROFS if opcode in layout.WRITING else errno.ENOSYS)
+
+    def _shown(self, inline: Inline) -> Inline:
+        """As ``inline``, with a span where the node is flagged and the request need not wait."""
+
+        def answer(request: Request) -> bool | None:
+            context = self._flagged.of(request.node_id)
+            if context is None:
+                return inline(request)
+            with self._tracer.start(f"fuse.{layout.name_of(request.opcode)}", kind="server", parent=context) as span:
+                span.set("forebay.fuse.inline", True)
+                done = inline(request)
+                if done is False:
+                    span.drop()
+            return done
+
+        return answer
 
     def _later(self, request: Request, waiting: Waiting) -> None:
         self.waits.add(request.unique, self._answer_later(request, waiting))
@@ -201,7 +221,8 @@ class Gateway:
         opcode, unique = request.opcode, request.unique
         name, began_s, outcome = layout.name_of(opcode), time.monotonic(), "cancelled"
         try:
-            with self._tracer.start(f"fuse.{name}", kind="server", root=True):
+            flagged = self._flagged.of(request.node_id) if self._flagged else None
+            with self._tracer.start(f"fuse.{name}", kind="server", parent=flagged, root=True):
                 await waiting(request)
             outcome = "ok"
         except Exception as e:  # noqa: BLE001  # one request fails, the mount lives on

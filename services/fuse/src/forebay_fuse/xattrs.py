@@ -9,6 +9,7 @@ from forebay.contracts import Layout
 from forebay.contracts.identity import block_count
 from forebay_fuse.answers import Answers
 from forebay_fuse.errno_door import Refused
+from forebay_fuse.flagged import TRACE_XATTR, Flagged
 from forebay_fuse.names import Names
 from forebay_fuse.protocol import replies, requests
 from forebay_fuse.protocol.requests import Request
@@ -19,10 +20,11 @@ BLOCKS_MAX = 256
 
 
 class Xattrs:
-    """GETXATTR and LISTXATTR of files. Directories have none."""
+    """GETXATTR and LISTXATTR of files. Directories have none, but asking for ``user.forebay.trace.<traceparent>``
+    flags them too."""
 
-    def __init__(self, client: Client, names: Names, answers: Answers) -> None:
-        self._client, self._names, self._answers = client, names, answers
+    def __init__(self, client: Client, names: Names, answers: Answers, flagged: Flagged) -> None:
+        self._client, self._names, self._answers, self._flagged = client, names, answers, flagged
         self._values: dict[str, Callable[[Layout], str]] = {
             "user.forebay.fingerprint": lambda layout: layout.fingerprint,
             "user.forebay.location": self._location,
@@ -40,6 +42,9 @@ class Xattrs:
     def get(self, request: Request) -> None:
         """The value, or its length where ``size`` is 0."""
         size, name = requests.xattr_in(request)
+        if name.startswith(TRACE_XATTR):
+            self._answer(request, size, self._flagged.flag(request.node_id, name[len(TRACE_XATTR) :]))
+            return
         found = self._values.get(name.decode(errors="replace"))
         layout = self._names.inode(request.node_id).entry.layout if found is not None else None
         if found is None or layout is None:

@@ -14,6 +14,7 @@ from forebay.cli.api import REGISTRY_DEFAULT, Where
 from forebay.cli.doctor.command import doctor
 from forebay.cli.door import EXIT_CODES, errors
 from forebay.cli.options import from_file, path_of, text_of
+from forebay.cli.trace.command import trace
 from forebay.runtime import logs
 from forebay.runtime.config_file import CONFIG_VARIABLE
 
@@ -93,6 +94,7 @@ app.add_typer(workers.app, name="workers", rich_help_panel=OPERATE)
 app.add_typer(settings.app, name="settings", rich_help_panel=OPERATE)
 app.add_typer(checking.app, name="config", rich_help_panel=OPERATE)
 app.command(rich_help_panel=OPERATE)(doctor)
+app.command(rich_help_panel=OPERATE)(trace)
 app.command(rich_help_panel=OPERATE)(bench.bench)
 
 

@@ -9,9 +9,11 @@ from importlib.metadata import version
 from threading import Thread
 
 from forebay.telemetry.metrics import SECONDS, Counter, Gauge, Histogram, Metrics
-from forebay.telemetry.traces import Span, SpanKind, TraceContext, Tracer, current_context, parse_traceparent
+from forebay.telemetry.ring import SpanRing
+from forebay.telemetry.traces import KEEP, Span, SpanKind, TraceContext, Tracer, current_context, parse_traceparent
 
 __all__ = [
+    "KEEP",
     "SECONDS",
     "SHUTDOWN_S",
     "Counter",
@@ -20,6 +22,7 @@ __all__ = [
     "Metrics",
     "Span",
     "SpanKind",
+    "SpanRing",
     "Telemetry",
     "TraceContext",
     "Tracer",
@@ -59,9 +62,9 @@ def setup(service: str, *, member_id: str, otlp_endpoint: str | None = None, sam
     ``otlp_endpoint`` is a base URL (``http://collector:4318``); ``sample_ratio`` in [0, 1] is the share of traces that
     this process begins which are recorded. A trace that a caller began keeps the caller's decision.
     """
-    metrics = Metrics()
+    metrics, ring = Metrics(), SpanRing(service, member_id)
     if otlp_endpoint is None:
-        return Telemetry(service, metrics, Tracer(None, 0.0))
+        return Telemetry(service, metrics, Tracer(None, 0.0, ring))
     from opentelemetry.sdk.resources import Resource
 
     from forebay.telemetry import export
@@ -71,7 +74,7 @@ def setup(service: str, *, member_id: str, otlp_endpoint: str | None = None, sam
     )
     spans = export.span_provider(resource, otlp_endpoint)
     numbers = export.meter_provider(resource, otlp_endpoint, metrics)
-    return Telemetry(service, metrics, Tracer(spans, sample_ratio), (spans.shutdown, numbers.shutdown))
+    return Telemetry(service, metrics, Tracer(spans, sample_ratio, ring), (spans.shutdown, numbers.shutdown))
 
 
 def quiet() -> Telemetry:

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from forebay.contracts import WIRE_VERSION, ErrorReply, Record, StatusReply, decode, encode
 from forebay.contracts.codec import WIRE_HEADER
+from forebay.contracts.traces import TRACES_PATH, TraceReply
 from forebay.errors import (
     CallerError,
     ForebayError,
@@ -78,8 +79,8 @@ def make_app(
     admin_token: str | None = None,
     tls: TlsFiles | None = None,
 ) -> web.Application:
-    """An application with ``/healthz``, ``/readyz``, ``/metrics``, ``/v1/status``, ``/openapi.json`` and the rules that
-    all routes obey.
+    """An application with ``/healthz``, ``/readyz``, ``/metrics``, ``/v1/status``, ``/v1/traces/…``, ``/openapi.json``
+    and the rules that all routes obey.
 
     ``waiting_for`` names what is missing until the service is ready (empty: ready); what takes a look is asked by
     ``/readyz`` alone, of ``app[CHECK]``, which must answer within a time of its own. A `ForebayError` from a handler
@@ -100,6 +101,7 @@ def make_app(
     app.router.add_get("/readyz", _readyz)
     app.router.add_get("/metrics", _metrics)
     app.router.add_get("/v1/status", _status)
+    app.router.add_get(f"{TRACES_PATH}{{trace_id}}", _trace)
     app.router.add_get(OPENAPI_PATH, _openapi)
     return app
 
@@ -298,6 +300,12 @@ async def _metrics(request: web.Request) -> web.Response:
 async def _status(request: web.Request) -> web.Response:
     """What the service says of itself: settings, what it waits for, how its parts are."""
     return record_response(msgspec.structs.replace(request.app[STATUS](), now_s=time.time()))
+
+
+@operation(gives=TraceReply)
+async def _trace(request: web.Request) -> web.Response:
+    """The spans that this process kept of a trace; of one whose requests carried ``tracestate: forebay=keep``."""
+    return record_response(TraceReply(spans=request.app[TELEMETRY].tracer.ring.of(request.match_info["trace_id"])))
 
 
 @operation()

@@ -203,8 +203,7 @@ class HttpClient:
         pool = self._peer(peer)
         lane = pool.rpc if into is None else pool.data()
         with self._observer.request(fields) if self._observer else Unobserved() as scope:
-            if (traceparent := scope.traceparent()) is not None:
-                fields.append(("traceparent", traceparent))
+            fields.extend(scope.headers())
             if not lane.gate.try_enter():
                 async with deadline.timeout():
                     await lane.gate.enter()

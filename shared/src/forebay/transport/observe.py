@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
 
-from forebay.telemetry import parse_traceparent
+from forebay.telemetry import KEEP, parse_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,7 @@ class Scope(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
 
-    def traceparent(self) -> str | None:
+    def headers(self) -> Sequence[Field]:
         """What goes to the next hop."""
 
 
@@ -71,8 +71,8 @@ class Unobserved:
     ) -> None:
         pass
 
-    def traceparent(self) -> str | None:
-        return None
+    def headers(self) -> Sequence[Field]:
+        return ()
 
 
 class ServerObserver:
@@ -105,7 +105,8 @@ class _ServerScope:
         self.status = 0
 
     def __enter__(self) -> _ServerScope:
-        parent = parse_traceparent(self._request.headers.get("traceparent"))
+        headers = self._request.headers
+        parent = parse_traceparent(headers.get("traceparent"), headers.get("tracestate"))
         self._scope = self._observer.tracer.start(
             method_label(self._request.method), kind="server", parent=parent, root=True
         )
@@ -138,8 +139,8 @@ class _ServerScope:
         if status >= 500:
             span.fail(str(status))
 
-    def traceparent(self) -> str | None:
-        return self._span.context.traceparent() if self._span else None
+    def headers(self) -> Sequence[Field]:
+        return _headers_of(self._span)
 
 
 class ClientObserver:
@@ -201,8 +202,13 @@ class _ClientScope:
             if self.status >= 400:
                 span.fail(str(self.status))
 
-    def traceparent(self) -> str | None:
-        """Only a sampled trace travels: an unsampled header would cost every hop and tell nothing."""
-        if self._span is None or not self._span.context.sampled:
-            return None
-        return self._span.context.traceparent()
+    def headers(self) -> Sequence[Field]:
+        return _headers_of(self._span)
+
+
+def _headers_of(span: Span | None) -> Sequence[Field]:
+    """Only a sampled trace travels: an unsampled header would cost every hop and tell nothing."""
+    if span is None or not span.context.sampled:
+        return ()
+    traceparent = ("traceparent", span.context.traceparent())
+    return (traceparent, ("tracestate", KEEP)) if span.context.kept else (traceparent,)

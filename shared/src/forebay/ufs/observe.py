@@ -67,6 +67,12 @@ class UfsMeter:
             f"ufs {operation}", kind="client" if self._scheme == "s3" else "internal", attributes=details
         )
 
+    def request(self, method: str) -> AbstractContextManager[Span]:
+        """A span around one request of botocore's (with its retries), below the call that makes it; named as its own
+        instrumentation does (OpenTelemetry's AWS SDK conventions)."""
+        details = {"rpc.system": "aws-api", "rpc.service": "S3", "rpc.method": method}
+        return self._tracer.start(f"S3.{method}", kind="client", attributes=details)
+
     @contextmanager
     def _counted(self, operation: str, span: Span) -> Iterator[None]:
         started = time.perf_counter()

@@ -223,6 +223,7 @@ class S3Ufs:
         said: Callable[[int], Awaitable[bytes]],
     ) -> Body:
         """Where the wanted bytes are in the body of an answer; raises the error that it is otherwise."""
+        span.set("http.request.method", "GET")
         span.set("http.response.status_code", status)
         if status not in {200, 206}:
             raise error_of_reply(wanted.key, status, headers, await said(ERROR_BODY_MAX_BYTES))
@@ -254,7 +255,7 @@ class S3Ufs:
         self._refuse_if_closed()
         following = {} if token is None else {"ContinuationToken": token}
         async with deadline(self._limits.request_timeout_s):
-            with translated(key):
+            with self._meter.request("ListObjectsV2"), translated(key):
                 reply: dict[str, Any] = await self._session.client.list_objects_v2(
                     Bucket=self._uri.root, Prefix=prefix, Delimiter="/", MaxKeys=limit, **following
                 )
@@ -266,7 +267,7 @@ class S3Ufs:
         full = self._object(key)
         try:
             async with deadline(self._limits.request_timeout_s):
-                with translated(key):
+                with self._meter.request("HeadObject"), translated(key):
                     reply = await self._session.client.head_object(Bucket=self._uri.root, Key=full)
         except NotFound:
             return None
