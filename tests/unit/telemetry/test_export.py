@@ -67,7 +67,7 @@ def test_a_dead_collector_neither_slows_spans_nor_holds_up_the_end() -> None:
     start_s = time.perf_counter()
     telemetry.shutdown()
 
-    assert slowest_s < 0.5
+    assert slowest_s < 2  # an export waits for 5 s; a loaded machine stalls for half a second
     assert time.perf_counter() - start_s < SHUTDOWN_S + 1
 
 
