@@ -114,6 +114,17 @@ def test_a_closed_client_says_so_and_leaves_no_thread() -> None:
         assert not any(t.name == "forebay-client" for t in threading.enumerate())
 
 
+def test_a_reader_may_outlive_its_client_and_still_be_closed() -> None:
+    with cluster() as options:
+        client = SyncClient(options)
+        reader = client.open("/a")
+        client.close()
+
+        reader.close()
+        with pytest.raises(InvalidRequest, match="closed"):
+            reader.read(0, 1)
+
+
 def test_who_made_a_client_is_not_woken_when_it_is_closed() -> None:
     """Python would begin an interrupted wait anew, and so hide it: the C library's own call tells. A mount that is slow
     at that moment gives EINTR to who is woken."""

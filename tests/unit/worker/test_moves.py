@@ -13,7 +13,7 @@ from forebay.contracts.blocks import ByteRange
 from forebay.testing import run
 from forebay.testing.ufs import MemoryUfs
 from forebay_worker.access import Asked
-from forebay_worker.block import Block
+from forebay_worker.block import Block, State
 from forebay_worker.routing import ReadOptions
 from tests.unit.worker.kit import MIB, Kit, asked_for, content, kit, memory_dir
 from tests.unit.worker.test_integrity import flip
@@ -190,5 +190,26 @@ def test_bytes_of_an_unlinked_block_count_as_long_as_somebody_has_it_open(mem: P
             await parts.store.held.probe()
             assert parts.store.index.used(0) == 5 * MIB
             assert len(parts.store.held) == 0
+
+    run(main())
+
+
+def test_a_promotion_that_a_crash_cut_short_loses_nothing(mem: Path, tmp_path: Path) -> None:
+    async def main() -> None:
+        # given a complete block on the disk, and in memory the half of it that a promotion had copied
+        async with kit(("MEM", mem, 64 * MIB), ("SSD", tmp_path, 25 * MIB)) as parts:
+            await on_disk(parts, "b", content(8 * MIB))
+            asked = await on_disk(parts, "a", content(16 * MIB))
+        whole = tmp_path / asked.block_id[:2] / f"{asked.block_id}.blk"
+        complete = files(tmp_path, "blk")
+        half = mem / whole.parent.name / f"{asked.block_id}.part"
+        half.parent.mkdir(exist_ok=True)
+        half.write_bytes(whole.read_bytes())
+        half.with_suffix(".map").write_bytes(whole.with_suffix(".map").read_bytes())
+
+        # when the next worker starts, then it has the whole one, and only that
+        async with kit(("MEM", mem, 64 * MIB), ("SSD", tmp_path, 25 * MIB)) as parts:
+            assert (block_of(parts, asked).tier, block_of(parts, asked).state) == (1, State.SEALED)
+            assert (files(tmp_path, "blk"), files(mem, "part"), files(mem, "map")) == (complete, [], [])
 
     run(main())

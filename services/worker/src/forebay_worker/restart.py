@@ -97,7 +97,7 @@ class Restart:
         for folder in await self._threads.run(recovery.scan_root, tier, scan):
             await self._threads.run(recovery.scan_folder, tier, folder, scan)
         await self._take_blocks(number, scan.blocks)
-        self._take_parts(number, scan.parts)
+        await self._take_parts(number, scan.parts)
         dropped = await self._drop_rest(number, scan)
         await self._tidy(number, scan)
         self._unscanned.discard(number)
@@ -105,10 +105,12 @@ class Restart:
         self._tell(number, scan, dropped)
 
     async def _take_blocks(self, number: int, found: list[FoundBlock]) -> None:
-        """The newest as long as there is room, and the newest as the youngest."""
+        """The newest as long as there is room, and the newest as the youngest. Some are in the index already: reads
+        had them adopted, or they were found in another directory."""
         room = self._index.capacity(number) - self._index.used(number)
         kept: list[FoundBlock] = []
-        for block in sorted(found, key=lambda block: block.mtime_ns, reverse=True):
+        new = [block for block in found if self._index.get(block.block_id) is None]
+        for block in sorted(new, key=lambda block: block.mtime_ns, reverse=True):
             room -= charge_of(block.length)
             if room < 0:
                 break
@@ -121,9 +123,12 @@ class Restart:
     def _restore(self, number: int, found: FoundBlock) -> None:
         self._index.restore(found.block_id, found.length, number, self._clock(), dataset=found.dataset, crcs=found.crcs)
 
-    def _take_parts(self, number: int, found: list[FoundPart]) -> None:
+    async def _take_parts(self, number: int, found: list[FoundPart]) -> None:
+        """Those of blocks that lie nowhere as a whole: a move that was cut short leaves both."""
         extent_size = self._tiers[number].manner.extent_size
         for part in found:
+            if self._index.get(part.block_id) is None:
+                await self.adopt(part.block_id)
             geometry = Geometry(part.length, extent_size)
             now_s = self._clock()
             if self._index.restore_part(part.block_id, geometry, number, now_s, present=(), dataset=part.dataset):

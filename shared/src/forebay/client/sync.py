@@ -131,6 +131,11 @@ class SyncClient:
         """As ``Client.start``."""
         self.core()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, for good."""
+        return self._closed
+
     def core(self) -> _Core:
         """This process's loop and client, made when needed."""
         core = self._core
@@ -226,11 +231,10 @@ class SyncReader:
         return self._run(lambda reader: reader.read(offset, length))
 
     def close(self) -> None:
-        """As ``Reader.close``."""
+        """As ``Reader.close``; one whose client was closed before has nothing left to give back."""
         reader, self._reader = self._reader, None
-        if reader is not None and self._pid == os.getpid():
-            core = self._client.core()
-            core.run(reader.close())
+        if reader is not None and self._pid == os.getpid() and not self._client.is_closed:
+            self._client.core().run(reader.close())
 
     def _run(self, call: Callable[[Reader], Coroutine[Any, Any, T]]) -> T:
         core = self._client.core()
