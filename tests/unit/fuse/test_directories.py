@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 
 import pytest
 
-from forebay.errors import PeerUnavailable
+from forebay.contracts import ListReply
+from forebay.errors import Overloaded, PeerUnavailable
 from forebay.testing import run
+from forebay_fuse.ahead import Ahead
 from forebay_fuse.directories import OpenDir, is_name
 from forebay_fuse.inodes import InodeTable
 from forebay_fuse.protocol import layout
@@ -138,19 +141,87 @@ def test_rewinding_shows_what_there_is_now() -> None:
     run(main())
 
 
-def test_a_directory_of_any_length_holds_two_pages() -> None:
+def test_a_directory_of_any_length_holds_some_pages() -> None:
     async def main() -> None:
         client = FakeClient(FILES, page=3)
+        ahead, recent = Ahead(client), Recent()
         directory = OpenDir(InodeTable(ROOT, "/", None).root)
         for index in (0, 50, 94, 10, 93, 94):
-            await directory.bring(client, index, Recent())
+            await directory.bring(client, index, recent, ahead)
             found = directory.find(index)
             assert found is not None
             assert found[1] is not None
             assert found[1].name == f"file-{index:03d}"
             directory.validate()
-        await directory.bring(client, 95, Recent())
+        await directory.bring(client, 95, recent, ahead)
         assert directory.ends_before(95)
+        directory.free(ahead)
+        await ahead.close()
+        assert not len(ahead)
+
+    run(main())
+
+
+def test_the_next_page_is_fetched_while_one_is_told_and_answers_at_once_when_it_has_come() -> None:
+    async def main() -> None:
+        client = FakeClient(FILES, page=10)
+        async with Kernel(client) as kernel:
+            handle = await kernel.opendir()
+            # given the first page, and the second that nobody has asked for yet
+            first = names_in((await kernel.reply(kernel.read(handle, 0, 4096, Op.READDIR))).body, plus=False)
+            assert len(first) == 12
+            while len(client.calls) < 2:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0)  # and has come
+            # when it is asked for, then it is answered without waiting, and the third is on its way
+            unique = kernel.read(handle, 12, 4096, Op.READDIR)
+            assert unique in kernel.sink.replies
+            await asyncio.sleep(0)
+            assert len(client.calls) == 3
+            await kernel.release(handle, Op.RELEASEDIR)
+
+    run(main())
+
+
+class Ending(FakeClient):
+    """Gives first pages only, until it is told otherwise."""
+
+    ends = True
+
+    async def list_page(self, path: str, page_token: str | None = None, limit: int = 10_000) -> ListReply:
+        """A page, or an error."""
+        if page_token is not None and self.ends:
+            raise Overloaded("busy")
+        return await super().list_page(path, page_token, limit)
+
+
+def test_an_error_of_a_page_fetched_ahead_is_told_to_who_needs_the_page() -> None:
+    async def main() -> None:
+        client = Ending(FILES, page=10)
+        async with Kernel(client) as kernel:
+            handle = await kernel.opendir()
+            await kernel.reply(kernel.read(handle, 0, 4096, Op.READDIR))
+            assert (await kernel.reply(kernel.read(handle, 12, 4096, Op.READDIR))).errno == errno.EBUSY
+            client.ends = False
+            again = await kernel.reply(kernel.read(handle, 12, 4096, Op.READDIR))
+            assert again.errno == 0
+            assert again.body
+            await kernel.release(handle, Op.RELEASEDIR)
+
+    run(main())
+
+
+def test_a_page_ahead_that_nobody_wants_is_let_go() -> None:
+    async def main() -> None:
+        client = FakeClient(FILES, page=10)
+        async with Kernel(client) as kernel:
+            handle = await kernel.opendir()
+            await kernel.reply(kernel.read(handle, 0, 4096, Op.READDIR))
+            client.gate.clear()
+            await kernel.release(handle, Op.RELEASEDIR)
+            ahead = kernel.gateway._listing.ahead
+            while len(ahead):
+                await asyncio.sleep(0)
 
     run(main())
 

@@ -1,7 +1,7 @@
 """An open directory: a stream of the master's pages with offsets that stay, of which only some pages are held.
 
 Offset *n* is the *n*-th entry of the stream, ``.`` and ``..`` being the first two. A page that was let go is asked for
-again by its token when somebody seeks back, so a directory of millions of names costs two pages of memory.
+again by its token when somebody seeks back, so a directory of millions of names costs some pages of memory.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import time
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
-from forebay.contracts import Entry
+from forebay.contracts import Entry, ListReply
 from forebay.errors import PeerMisbehaved
+from forebay_fuse.ahead import PAGE_NAMES, Ahead, Coming
 from forebay_fuse.inodes import Inode, child
 from forebay_fuse.recent import Recent
 from forebay_fuse.sdk import Client
@@ -19,7 +20,7 @@ from forebay_fuse.sdk import Client
 DOTS = 2
 """Names that stand before the master's, where nothing else is shown."""
 
-PAGES_HELD = 2
+PAGES_HELD = 4
 NAME_MAX = 255
 
 
@@ -55,12 +56,14 @@ class OpenDir:
     lasts: list[bytes] = field(default_factory=list)
     pages: dict[int, Page] = field(default_factory=dict)
     count: int | None = None
+    coming: Coming | None = None
 
     def __post_init__(self) -> None:
         self.path = self.inode.path
 
-    def restart(self) -> None:
+    def restart(self, ahead: Ahead) -> None:
         """Begins anew, as ``rewinddir`` wants it: the next page comes from the master."""
+        self.free(ahead)
         self.starts, self.tokens, self.lasts, self.count = [0], [None], [], None
         self.pages.clear()
 
@@ -78,22 +81,53 @@ class OpenDir:
         """Whether there is surely no name at ``index``."""
         return self.count is not None and index >= self.count
 
-    async def bring(self, client: Client, index: int, recent: Recent) -> None:
+    async def bring(self, client: Client, index: int, recent: Recent, ahead: Ahead) -> None:
         """Fetches pages until the name at ``index`` is held or the directory is known to end before it."""
         while not self.ends_before(index) and self.find(index) is None:
-            await self._fetch(client, self._page_of(index), recent)
+            await self._fetch(client, self._page_of(index), recent, ahead)
+
+    def take(self, client: Client, recent: Recent, ahead: Ahead) -> bool:
+        """Takes the page that was fetched ahead, if it has come and is the next."""
+        coming = self.coming
+        if coming is None or not coming.is_here or coming.token != self.tokens[-1]:
+            return False
+        self.coming = None
+        self._keep(client, len(self.starts) - 1, coming.task.result(), recent, coming.asked)
+        self._go_ahead(recent, ahead)
+        return True
+
+    def free(self, ahead: Ahead) -> None:
+        """Lets go of what is on its way."""
+        if self.coming is not None:
+            ahead.drop(self.coming)
+            self.coming = None
 
     def _page_of(self, index: int) -> int:
         return bisect_right(self.starts, index) - 1
 
-    async def _fetch(self, client: Client, number: int, recent: Recent) -> None:
-        start, token, asked = self.starts[number], self.tokens[number], recent.number
-        reply = await client.list_page(self.path, token)
+    async def _fetch(self, client: Client, number: int, recent: Recent, ahead: Ahead) -> None:
+        token, asked, coming = self.tokens[number], recent.number, self.coming
+        if coming is not None and coming.token == token:
+            self.coming, asked = None, coming.asked
+            reply = await coming.task
+        else:
+            reply = await client.list_page(self.path, token, PAGE_NAMES)
+        if number >= len(self.starts) or self.tokens[number] != token:
+            return  # it was rewound meanwhile
+        self._keep(client, number, reply, recent, asked)
+        self._go_ahead(recent, ahead)
+
+    def _go_ahead(self, recent: Recent, ahead: Ahead) -> None:
+        """Has the page after the newest fetched, unless the listing ends there."""
+        token = self.tokens[-1]
+        if self.coming is None and token is not None and self.count is None:
+            self.coming = ahead.fetch(self.path, token, recent.number)
+
+    def _keep(self, client: Client, number: int, reply: ListReply, recent: Recent, asked: int) -> None:
         if recent.lies_in(self.path, asked):  # what the SDK has of this page may be old
             for entry in reply.entries:
                 client.forget(child(self.path, entry.name))
-        if number >= len(self.starts) or self.tokens[number] != token:
-            return  # it was rewound meanwhile
+        start = self.starts[number]
         entries: tuple[Entry | None, ...] = tuple(entry for entry in reply.entries if is_name(entry.name))
         if number == len(self.starts) - 1:
             last = encode_name(reply.entries[-1].name) if reply.entries else b""

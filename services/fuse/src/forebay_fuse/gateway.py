@@ -78,11 +78,12 @@ class Gateway:
         self.waits = Waits(waits_max, on_cancelled=self._answers.fail)
         self.negotiated: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         names = Names(client, view, inodes, self._answers)
-        listing = Listing(client, view, inodes, names, self.handles, answers=self._answers)
+        self._listing = listing = Listing(client, view, inodes, names, self.handles, answers=self._answers)
         self.files = files = Files(view, names, self.handles, self._answers, metrics=telemetry.metrics)
         files.again = self._unhelped
         self.opening = opening = Opening(client, view, names, self.handles, self._answers, metrics=telemetry.metrics)
         self.changes = Changes(client, inodes, names, self._answers, telemetry.metrics)
+        opening.on_closed = listing.closed
         self._trace = Trace()
         own: dict[str, Text] = {"stats": telemetry.metrics.render, "trace": self._trace.text, **(texts or {})}
         self.virtual = Virtual(view, self._answers, own)
@@ -146,11 +147,13 @@ class Gateway:
         """Ends without a word to the kernel: a successor goes on."""
         self._answers.sink = None
         await self.waits.close()
+        await self._listing.ahead.close()
 
     async def close(self) -> None:
         """Answers what waits (EINTR) and closes every open file."""
         await self.waits.close()
         self.opening.close()
+        await self._listing.ahead.close()
 
     def handle(self, data: memoryview) -> None:
         """Answers one request. Nothing it does can end the session."""

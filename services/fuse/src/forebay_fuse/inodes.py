@@ -167,13 +167,14 @@ class InodeTable:
         Raises:
             Overloaded: the table is full.
         """
-        packed = pack_entry(entry)
-        inode = self._known(directory, entry, packed)
+        packed, number = pack_entry(entry), entry.inode
+        held = self._by_number.get(number)
+        inode = None if held is None else _known(held, directory, entry, packed)
         if inode is None:
             if len(self._by_id) >= self._limit:
                 raise Overloaded("the kernel holds too many inodes", limit=self._limit)
             path = child(directory, entry.name) if entry.kind == "dir" else None
-            inode = self._add(self._next, directory, packed, entry.inode, mount_id, path)
+            inode = self._add(self._next, directory, packed, number, mount_id, path)
             self._next += 1
             is_told = False
         else:
@@ -182,23 +183,13 @@ class InodeTable:
         if inode.is_dir:
             inode.good_until_s = good_until_s
         inode.lookups += 1
-        if self._journal is None:
-            pass
-        elif is_told:
-            self._journal.lookups(inode.node_id, inode.lookups)
-        else:
-            record = InodeRecord(directory, packed, entry.inode, inode.is_dir, mount_id, inode.lookups)
-            self._journal.inode(inode.node_id, record)
+        if self._journal is not None:
+            if is_told:
+                self._journal.lookups(inode.node_id, inode.lookups)
+            else:
+                record = InodeRecord(directory, packed, number, inode.is_dir, mount_id, inode.lookups)
+                self._journal.inode(inode.node_id, record)
         return inode
-
-    def _known(self, directory: str, entry: Entry, packed: bytes) -> Inode | None:
-        held = self._by_number.get(entry.inode)
-        if held is None:
-            return None
-        for inode in held if isinstance(held, tuple) else (held,):
-            if inode.packed == packed and inode.directory == directory:
-                return inode
-        return next((i for i in _all(held) if i.is_version(directory, entry)), None)
 
     def _add(
         self, node_id: int, directory: str, packed: bytes, number: int, mount_id: str | None, path: str | None
@@ -266,3 +257,11 @@ class InodeTable:
 
 def _all(held: Inode | tuple[Inode, ...]) -> tuple[Inode, ...]:
     return held if isinstance(held, tuple) else (held,)
+
+
+def _known(held: Inode | tuple[Inode, ...], directory: str, entry: Entry, packed: bytes) -> Inode | None:
+    """Which of the inodes of one number is what ``entry`` says: to the byte, or the same version."""
+    for inode in _all(held):
+        if inode.packed == packed and inode.directory == directory:
+            return inode
+    return next((inode for inode in _all(held) if inode.is_version(directory, entry)), None)

@@ -6,6 +6,7 @@ import errno
 import time
 
 from forebay.contracts import Entry
+from forebay_fuse.ahead import Ahead
 from forebay_fuse.answers import Answers
 from forebay_fuse.directories import OpenDir, Page, encode_name
 from forebay_fuse.errno_door import Refused
@@ -14,12 +15,12 @@ from forebay_fuse.inodes import InodeTable
 from forebay_fuse.names import Names
 from forebay_fuse.protocol import replies, requests
 from forebay_fuse.protocol.layout import Op
-from forebay_fuse.protocol.replies import DIR_TYPE, FILE_TYPE, Timeouts
+from forebay_fuse.protocol.replies import DIR_TYPE, ENTRY_BYTES, FILE_TYPE, dirent, dirent_bytes, direntplus
 from forebay_fuse.protocol.requests import ReadIn, Request
 from forebay_fuse.sdk import Client
 from forebay_fuse.view import BASE, VIRTUAL, View
 
-NO_ENTRY = bytes(replies.ENTRY_BYTES)
+NO_ENTRY = bytes(ENTRY_BYTES)
 """Neither attributes nor a node id: the kernel looks the name up when it needs to."""
 
 
@@ -42,6 +43,7 @@ class Listing:
     ) -> None:
         self._client, self._view, self._answers = client, view, answers
         self._inodes, self._names, self._handles = inodes, names, handles
+        self.ahead = Ahead(client)
 
     def opendir(self, request: Request) -> None:
         """A stream of its own for each open."""
@@ -55,8 +57,15 @@ class Listing:
         wanted = requests.read_in(request)
         directory = self._directory(wanted)
         if wanted.offset == 0 and directory.pages:
-            directory.restart()
-        return self._answer(request, directory, wanted.offset, wanted.size) is None
+            directory.restart(self.ahead)
+        missing = self._answer(request, directory, wanted.offset, wanted.size)
+        if missing is not None and directory.take(self._client, self._names.recent, self.ahead):
+            missing = self._answer(request, directory, wanted.offset, wanted.size)
+        return missing is None
+
+    def closed(self, directory: OpenDir) -> None:
+        """After its last close."""
+        directory.free(self.ahead)
 
     async def fetch(self, request: Request) -> None:
         """READDIR and READDIRPLUS once the page has come."""
@@ -64,7 +73,7 @@ class Listing:
         directory = self._directory(wanted)
         offset: int | None = wanted.offset
         while offset is not None:  # more than once only where whole pages of names went away
-            await directory.bring(self._client, max(0, offset - directory.dots), self._names.recent)
+            await directory.bring(self._client, max(0, offset - directory.dots), self._names.recent, self.ahead)
             offset = self._answer(request, directory, offset, wanted.size)
 
     def _directory(self, wanted: ReadIn) -> OpenDir:
@@ -96,7 +105,7 @@ class Listing:
         own = ((b".", number), (b"..", number), (VIRTUAL.encode(), BASE))
         while index < directory.dots:
             name, inode = own[index]
-            data = head + replies.dirent(inode, index + 1, name, DIR_TYPE)
+            data = head + dirent(inode, index + 1, name, DIR_TYPE)
             if len(data) > filling.left:
                 return index, True
             filling.out.append(data)
@@ -111,25 +120,29 @@ class Listing:
         entry_s = view.entry_s(left_s)
         times = {kind: replies.timeouts(entry_s, view.attr_s_of(kind, left_s)) for kind in ("dir", "file")}
         links = plus and not self._inodes.crowded and not self._names.recent.lies_in(directory.path, page.asked)
+        bare, left, out = NO_ENTRY if plus else b"", filling.left, filling.out
         for entry in page.entries[index - directory.dots - page.start :]:
-            index += 1
             if entry is None:
+                index += 1
                 continue
             name = encode_name(entry.name)
-            length = replies.dirent_bytes(name) + (len(NO_ENTRY) if plus else 0)
-            if length > filling.left:
-                return index - 1, True
-            filling.left -= length
+            length = ENTRY_BYTES + dirent_bytes(name) if plus else dirent_bytes(name)
+            if length > left:
+                filling.left = left
+                return index, True
+            left -= length
+            index += 1
             kind = DIR_TYPE if entry.kind == "dir" else FILE_TYPE
             if links:
-                head = self._link(directory, entry, page, times[entry.kind], filling)
+                node_id = self._link(directory, entry, page, filling)
+                out.append(direntplus(node_id, view.attributes(entry), times[entry.kind], index, name, kind))
             else:
-                head = NO_ENTRY if plus else b""
-            filling.out.append(head + replies.dirent(entry.inode, index, name, kind))
+                out.append(bare + dirent(entry.inode, index, name, kind))
+        filling.left = left
         return index, False
 
-    def _link(self, directory: OpenDir, entry: Entry, page: Page, times: Timeouts, filling: Filling) -> bytes:
-        """Attributes, and a node id of which the kernel then holds one lookup more."""
+    def _link(self, directory: OpenDir, entry: Entry, page: Page, filling: Filling) -> int:
+        """A node id of which the kernel then holds one lookup more."""
         inode = self._inodes.look_up(directory.path, entry, page.mount_id, good_until_s=page.good_until_s)
         filling.linked.append(inode.node_id)
-        return replies.entry_out(inode.node_id, self._view.attributes(entry), times)
+        return inode.node_id

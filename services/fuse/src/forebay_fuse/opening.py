@@ -11,6 +11,7 @@ import asyncio
 import errno
 import os
 import time
+from collections.abc import Callable
 from functools import partial
 
 from forebay.contracts import Layout
@@ -40,6 +41,7 @@ class Opening:
         self._client, self._view, self._names = client, view, names
         self._handles, self._answers = handles, answers
         self._patience = Patience()
+        self.on_closed: Callable[[OpenDir], None] = lambda directory: None
         self.modes = OpenModes()
         self.passing = Passing(client, metrics)
         self._opens = metrics.counter("forebay_fuse_opens_total", "files opened, by how they are read", ("mode",))
@@ -168,7 +170,9 @@ class Opening:
     def drop(self, number: int) -> None:
         """Frees a handle."""
         handle = self._handles.remove(number)
-        if isinstance(handle, OpenFile):
+        if isinstance(handle, OpenDir):
+            self.on_closed(handle)
+        elif isinstance(handle, OpenFile):
             handle.free()
             backing_id = self.modes.close(handle.inode.node_id)
             if backing_id:

@@ -15,6 +15,7 @@ VIRTUAL = ".forebay"
 BASE = 1 << 62
 """Node id and inode number of the virtual directory; its files follow."""
 
+_attributes = Attributes._make
 _DIR, _FILE = stat.S_IFDIR, stat.S_IFREG
 _PASSED = int(layout.Open.NOFLUSH | layout.Open.PASSTHROUGH)
 _DIRECT = int(layout.Open.NOFLUSH | layout.Open.DIRECT_IO)
@@ -53,9 +54,8 @@ class View:
 
     def attributes(self, entry: Entry) -> Attributes:
         """``stat`` of an entry: its own mode, writable by none, less ``umask``."""
-        kind = _DIR if entry.kind == "dir" else _FILE
-        mode = entry.mode & 0o555 & ~self.umask
-        return Attributes(entry.inode, entry.size, entry.mtime_ns, kind | mode, self.uid, self.gid)
+        mode = (_DIR if entry.kind == "dir" else _FILE) | (entry.mode & 0o555 & ~self.umask)
+        return _attributes((entry.inode, entry.size, entry.mtime_ns, mode, self.uid, self.gid))
 
     @property
     def has_virtual(self) -> bool:

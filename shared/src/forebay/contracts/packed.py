@@ -19,16 +19,18 @@ def pack_entry(entry: Entry) -> bytes:
     layout = entry.layout
     if layout is None:
         return _encode((entry.name, entry.kind == "dir", entry.inode, entry.mode, entry.mtime_ns, entry.size))
+    name, key = entry.name, layout.key
+    ends = key.endswith(name)
     return _encode(
         (
-            entry.name,
+            name,
             entry.kind == "dir",
             entry.inode,
             entry.mode,
             entry.mtime_ns,
             entry.size,
-            None if layout.key.endswith(entry.name) else layout.key,
-            layout.key[: len(layout.key) - len(entry.name)] if layout.key.endswith(entry.name) else "",
+            None if ends else key,
+            key[: len(key) - len(name)] if ends else "",
             layout.size,
             layout.fingerprint,
             bytes.fromhex(layout.version_id),

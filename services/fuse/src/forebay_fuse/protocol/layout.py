@@ -22,6 +22,7 @@ INIT_IN = Struct("<IIII")  # major minor max_readahead flags
 INIT_FLAGS2 = Struct("<I")
 INIT_OUT = Struct("<IIIIHHIIHHIIH22x")
 DIRENT = Struct("<QQII")  # ino off namelen type
+DIRENTPLUS = Struct("<QQQQII6Q10IQQII")  # ENTRY_OUT, then DIRENT
 STATFS_OUT = Struct("<5Q4I24x")
 INTERRUPT_IN = Struct("<Q")
 ACCESS_IN = Struct("<II")

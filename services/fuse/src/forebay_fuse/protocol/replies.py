@@ -9,6 +9,7 @@ from forebay_fuse.protocol import layout as l  # one letter, for it stands on ev
 NS = 1_000_000_000
 ENTRY_BYTES = l.ENTRY_OUT.size
 _entry = l.ENTRY_OUT.pack
+_plus = l.DIRENTPLUS.pack
 _out, _OUT_SIZE = l.OUT_HEADER.pack, l.OUT_HEADER.size
 _U64 = (1 << 64) - 1
 _PADS = tuple(bytes(-n % 8) for n in range(8))
@@ -109,6 +110,19 @@ def dirent_bytes(name: bytes) -> int:
 def dirent(inode: int, offset: int, name: bytes, kind: int) -> bytes:
     """``struct fuse_dirent``; ``offset`` is where the next read of the directory goes on."""
     return l.DIRENT.pack(inode, offset, len(name), kind) + name + _PADS[len(name) & 7]
+
+
+def direntplus(node_id: int, a: Attributes, times: Timeouts, offset: int, name: bytes, kind: int) -> bytes:
+    """``struct fuse_direntplus``: `entry_out` and `dirent` in one piece. Made for each name of a dataset."""
+    number, size, mtime_ns, mode, uid, gid = a
+    s, ns = divmod(mtime_ns, NS)
+    s &= _U64
+    length = len(name)
+    head = _plus(
+        node_id, 0, *times, number, size, (size + 511) >> 9, s, s, s, ns, ns, ns, mode, 1, uid, gid, 0, 4096, 0,
+        number, offset, length, kind,
+    )  # fmt: skip
+    return head + name + _PADS[length & 7]
 
 
 def statfs(*, blocks: int, block_size: int, files: int, name_max: int) -> bytes:
