@@ -132,9 +132,7 @@ class Service:
         self.helpers: Helpers | None = None
         self.is_ready = False
         self._is_kept = self._is_over = False
-        self._watch: asyncio.Task[None] | None = None
-        self._tide: asyncio.Task[None] | None = None
-        self._news: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
 
     def waiting_for(self) -> tuple[str, ...]:
         """What keeps this gateway from being ready."""
@@ -200,15 +198,21 @@ class Service:
             await self._begin(pipe)
         await self._help(pipe)
         assert self.gateway is not None
-        self._news = asyncio.create_task(self.gateway.changes.watch(), name="changes")
-        self._tide = asyncio.create_task(memory.watch(self._held, mounting.give_memory_back), name="memory")
+        self._spawn(self.gateway.changes.watch(), "changes")
+        self._spawn(memory.watch(self._held, mounting.give_memory_back), "memory")
         if self.keeping is not None:
-            self._watch = asyncio.create_task(self.keeping.watch(), name="keeper-watch")
+            self._spawn(self.keeping.watch(), "keeper-watch")
         self.is_ready = True
         assert self.session is not None
         LOG.info(
             "ready", address=self.server.address, member_id=self.member_id, mountpoint=str(self.session.mountpoint)
         )
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Something that runs until ``close``. If it fails the mount lives on without it, and the log says so."""
+        task = asyncio.create_task(work, name=name)
+        task.add_done_callback(say_if_failed)
+        self._background.append(task)
 
     async def _help(self, pipe: Pipe) -> None:
         """Starts data helpers, if they are wanted; by ``auto`` they must be faster than we are alone."""
@@ -355,7 +359,7 @@ class Service:
         """Takes down what ``start`` made, in reverse; a mount that is still there is taken away with what is open,
         unless it is a keeper's and not over."""
         self.is_ready = False
-        for task in filter(None, (self._watch, self._tide, self._news)):
+        for task in self._background:
             task.cancel()
             await asyncio.wait([task])
         if self._is_kept and not self._is_over:
@@ -394,6 +398,12 @@ class Service:
             os.close(self.session.device)
         if self.keeping is not None and self._is_kept:
             await self.keeping.over()
+
+
+def say_if_failed(task: asyncio.Task[None]) -> None:
+    """For tasks that nobody awaits while the service runs."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        LOG.error("background_task_failed", task=task.get_name(), error=repr(error), exc_info=error)
 
 
 async def first_of(*works: Coroutine[Any, Any, Any]) -> None:

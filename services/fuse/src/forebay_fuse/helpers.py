@@ -176,8 +176,9 @@ class Helpers:
         """Ends all; what they have in hand is answered by them first, or given back."""
         for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                LOG.error("helper_task_failed", error=repr(ended))
         self._tasks = []
 
     def hand(self, unique: int, message: bytes, fds: Sequence[int], done: Done) -> bool:

@@ -88,15 +88,23 @@ class Listing:
         if not directory.pages and not directory.ends_before(0):
             return offset  # the dots come with the first page
         filling, plus = Filling(size), request.opcode == Op.READDIRPLUS
-        index, is_full = self._dots(directory, offset, filling, plus=plus)
-        while not is_full and (found := directory.page_at(index - directory.dots)) is not None:
-            index, is_full = self._fill(directory, found, index, filling, plus=plus)
+        try:
+            index, is_full = self._dots(directory, offset, filling, plus=plus)
+            while not is_full and (found := directory.page_at(index - directory.dots)) is not None:
+                index, is_full = self._fill(directory, found, index, filling, plus=plus)
+        except Exception:
+            self._untold(filling)
+            raise
         if not filling.out and not is_full and not directory.ends_before(index - directory.dots):
             return index
         if not self._answers.ok(request.unique, b"".join(filling.out)):
-            for node_id in filling.linked:
-                self._inodes.forget(node_id, 1)
+            self._untold(filling)
         return None
+
+    def _untold(self, filling: Filling) -> None:
+        """The kernel does not get this reply, and so none of its lookups."""
+        for node_id in filling.linked:
+            self._inodes.forget(node_id, 1)
 
     def _dots(self, directory: OpenDir, index: int, filling: Filling, *, plus: bool) -> tuple[int, bool]:
         """``.`` and ``..``, the kernel's own, and ``.forebay`` where it is shown; the offset after them, and whether
