@@ -15,7 +15,7 @@ from statistics import median
 
 from bench.figures import Figure, Options, Ratio, compare, environment, median_interval, say
 from bench.gateway_peers import Peer, peers
-from bench.gateway_readers import Fio, drop_caches
+from bench.gateway_readers import Fio, drop_caches, kept_memory
 from bench.gateway_side import GIB, MIB, OurMount, memory_folder, our_mount, read_whole, warm, write_files
 
 FILES = 4
@@ -23,6 +23,9 @@ FILE_BYTES = 256 * MIB
 """One block each, by default."""
 
 QUICK_FILE_BYTES = 16 * MIB
+KEPT_BYTES = 3 * GIB // 2
+"""Room for the page cache of all files, kept from the host of a virtual machine."""
+
 BUDGET_S = 40.0
 PASSTHROUGH_PAIRS_MIN = 9
 QUALIFYING_RUNS = 3
@@ -211,15 +214,21 @@ def served(options: Options, name: str, *, short_circuit: bool, sources: tuple[s
         with our_mount(source, master=("--block-size", str(block)), short_circuit=short_circuit) as mount:
             ours = Served(mount, warm(mount, 4 * FILES), sources)
             blocks = mount.blocks
-            ratio = compare(
-                ours, lambda: COLD.rate(blocks), goal=goal, options=options, name=f"gateway.{name}", budget_s=BUDGET_S
-            )
+            with kept_memory(KEPT_BYTES):
+                ratio = compare(
+                    ours,
+                    lambda: COLD.rate(blocks),
+                    goal=goal,
+                    options=options,
+                    name=f"gateway.{name}",
+                    budget_s=BUDGET_S,
+                )
     detail = described(ratio, COLD) | {
         "blocks": f"{4 * FILES} of {block // MIB} MiB, four a file",
         "cpu_s_per_gib": round(ours.cpu_s_per_gib, 3),
         "cpu_runs": ours.cpu_runs,
         "worker_cpu_s_per_gib": round(ours.worker_cpu_s / ours.gib, 3),
-        "before": "page cache dropped before each run; blocks in the worker's memory",
+        "before": "page cache dropped before each run; blocks in the worker's memory; free memory kept from the host",
     }
     low, high = median_interval(ours.cpu_runs)
     bounds = [max(low, min(ours.cpu_runs)), min(high, max(ours.cpu_runs))]
@@ -275,9 +284,10 @@ def read_path_vs_best_peer(options: Options) -> Figure:
         there = stack.enter_context(peers(source, work))
         best, qualified = best_peer(there, [path.name for path in ours.files], options)
         files = [best.folder / path.name for path in ours.files]
-        ratio = compare(
-            ours, lambda: dropped(files), goal=goal, options=options, name=f"gateway.{name}", budget_s=BUDGET_S
-        )
+        with kept_memory(KEPT_BYTES):
+            ratio = compare(
+                ours, lambda: dropped(files), goal=goal, options=options, name=f"gateway.{name}", budget_s=BUDGET_S
+            )
         detail = described(ratio, COLD) | {
             "best_peer": best.name,
             "peers_MBps": qualified,
