@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from pathlib import Path
 
 import orjson
 import pytest
 from msgspec import structs
+from typer.testing import CliRunner
 
+from forebay.cli.main import app
 from forebay.contracts import UfsOptions
 from forebay.errors import ConfigError, NotFound
 from forebay.testing import run
@@ -171,3 +174,29 @@ def test_a_source_that_was_mounted_before_may_be_silent_at_a_restart(tmp_path: P
                 assert (await s.refused("POST", "/v1/lookup", {"path": "/m/x"}))[1] == "ufs_unavailable"
 
     run(main(), watchdog_s=90)
+
+
+def test_ls_shows_why_a_listing_failed_and_when_the_source_is_asked_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        with AwkwardS3() as s3:
+            (s3.root / "away" / "d").mkdir(parents=True)
+            (s3.root / "away" / "d" / "file").write_bytes(b"x")
+            mount = f"/m=s3://away,{options(s3.endpoint)}"
+            given = settings(tmp_path, [mount], [f"s3://away@{s3.endpoint}"], cluster_id="forebay")
+            async with service(given) as s:
+                assert [entry.name for entry in await s.entries("/m/d")] == ["file"]
+                s3.close()
+                replies = [await s.send("GET", "/v1/dirs/m/d") for _ in range(3)]
+                said = [orjson.loads(reply.body) for reply in replies]
+                assert {(r.status, a["code"]) for r, a in zip(replies, said, strict=True)} == {(502, "ufs_unavailable")}
+                assert [a["details"]["attempts"] for a in said] == [1, 2, 2]  # the third is the stored answer
+                assert said[2]["details"]["retry_at_s"] > said[2]["details"]["failed_at_s"]
+                environ = {"FOREBAY_REGISTRY": f"http://{s.address}"}
+                ended = await asyncio.to_thread(CliRunner().invoke, app, ["ls", "/m/d"], env=environ)
+                assert (ended.exit_code, ended.stdout) == (1, "")
+                assert "the listing failed (ufs_unavailable); the " in ended.stderr
+                mounted = (await s.status()).detail["mount /m"]
+                assert isinstance(mounted, dict)
+                assert (mounted["failed_directories"], mounted["last_failure_directory"]) == (1, "d")
+
+    run(main(), watchdog_s=120)

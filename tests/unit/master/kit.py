@@ -162,8 +162,11 @@ async def kit(
         meters = Meters(metrics)
         sources = Sources(open_ufs, AllowedRoots.parse(roots))
         feed = Feed()
-        syncs = Syncs(database, sources, supervisor, meters, clock=clock, feed=feed, limits=sync_limits)
         stats = Stats(sources, supervisor, meters, clock=clock, feed=feed, limits=stat_limits)
+        syncs = Syncs(
+            database, sources, supervisor, meters, clock=clock, feed=feed, singles=stats.take, limits=sync_limits
+        )
+        await syncs.load()
         mounts = Mounts(
             SqliteMountStore(database),
             sources,

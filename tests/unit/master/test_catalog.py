@@ -7,17 +7,20 @@ from pathlib import Path
 
 import pytest
 
+from forebay.contracts import SyncRequest
 from forebay.errors import (
     DeadlineExceeded,
     ForebayError,
     InvalidRequest,
     NotFound,
     Overloaded,
+    UfsDenied,
     UfsError,
     UfsUnavailable,
 )
 from forebay.testing import run
 from forebay.ufs import PAGE_NAMES_MAX, UfsPage
+from forebay_master import failures
 from forebay_master.freshness import PAGING_S
 from forebay_master.stats import StatLimits
 from forebay_master.syncs import SyncLimits
@@ -153,14 +156,17 @@ def test_a_failed_sync_is_reported_tried_again_and_never_an_empty_directory(tmp_
             with pytest.raises(UfsUnavailable):
                 await k.names("/d")
             # then nothing of it is believed: neither names nor their absence
-            assert k.syncs.failures(mount.mount_id)[0].code == "ufs_unavailable"
+            assert k.syncs.failures(mount)[0].code == "ufs_unavailable"
             assert (await k.catalog.lookup("/d/24")).entry.name == "24"
             with pytest.raises(UfsUnavailable):
                 await k.names("/d")
-            # when it works again
+            # when it works again, and it is time to ask again
             k.ufs.fail = healthy
+            with pytest.raises(UfsUnavailable, match="down"):
+                await k.names("/d")
+            k.clock.now_s += 1
             assert len(await k.names("/d")) == 25
-            assert k.syncs.failures(mount.mount_id) == []
+            assert k.syncs.failures(mount) == []
 
             # and a later failure neither hides what was known nor lends it more time
             k.ufs.fail = unavailable
@@ -398,5 +404,58 @@ def test_a_mount_removed_while_it_is_listed_leaves_no_listing(tmp_path: Path) ->
             await k.settled()
             left = await k.database.read(lambda db: db.execute("SELECT count(*) FROM leaves").fetchone())
             assert left == (0,)
+
+    run(main())
+
+
+def test_a_failure_is_stored_with_its_cause_and_the_time_of_the_next_try(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kit(tmp_path) as k:
+            k.ufs.put("d/a", b"1")
+            mount = await k.mount()
+            k.ufs.fail = lambda key, token: UfsDenied("refused")
+            begun_s, pauses = k.clock.now_s, []
+            for _ in range(6):
+                with pytest.raises(UfsDenied, match="refused") as denied:
+                    await k.names("/d")
+                said = denied.value.details
+                assert (said["sync_error"], said["failed_at_s"]) == ("ufs_denied", k.clock.now_s)
+                assert isinstance(said["retry_at_s"], float)
+                pauses.append(said["retry_at_s"] - k.clock.now_s)
+                k.clock.now_s += pauses[-1]
+            assert pauses == [0, 1, 2, 4, 8, 10]
+            with pytest.raises(UfsDenied):
+                await k.names("/d")
+            asked = len(k.ufs.listed)
+            with pytest.raises(UfsDenied, match="refused") as held:
+                await k.names("/d")
+            assert (len(k.ufs.listed), held.value.details["attempts"]) == (asked, 7)
+            stored = (await k.database.read(failures.load))[0]
+            assert (stored.name, stored.code, stored.attempts) == ((mount.mount_id, 1, "d"), "ufs_denied", 7)
+
+            # a master that starts anew knows it, and a call for a sync does not wait
+            await k.syncs.load()
+            assert k.syncs.failures(mount) == [stored]
+            k.ufs.fail = healthy
+            with pytest.raises(UfsDenied):
+                await k.names("/d")
+            await k.catalog.sync(SyncRequest(path="/d"))
+            assert await k.names("/d") == ["a"]
+            assert await k.database.read(failures.load) == []
+            assert k.clock.now_s > begun_s
+
+    run(main())
+
+
+def test_a_mount_that_goes_takes_its_failures_along(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kit(tmp_path) as k:
+            k.ufs.put("d/a", b"1")
+            mount = await k.mount()
+            k.ufs.fail = unavailable
+            with pytest.raises(UfsUnavailable):
+                await k.names("/d")
+            await k.mounts.unmount(mount.mount_id)
+            assert await k.database.read(failures.load) == []
 
     run(main())

@@ -11,6 +11,7 @@ from forebay.contracts import Change, SyncRequest
 from forebay.errors import InvalidRequest, NotFound
 from forebay.testing import run
 from forebay_master.changes import Feed, FeedLimits
+from forebay_master.stats import StatLimits
 from tests.unit.master.kit import Kit, kit
 
 
@@ -218,5 +219,68 @@ def test_a_directory_that_is_gone_is_told_and_its_sync_says_so(tmp_path: Path) -
             with pytest.raises(NotFound):
                 await k.names("/m/d")
             assert await told(k, cursor) == [("removed", "/m/d")]
+
+    run(main())
+
+
+def test_a_sync_of_a_directory_tells_what_differs_from_single_answers_from_before(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kit(tmp_path) as k:
+            for name in ("d/same", "d/replaced", "d/gone", "d/sub/deep"):
+                k.ufs.put(name, b"1")
+            await k.mount("/m", max_age_s=None)
+            for name in ("d/same", "d/replaced", "d/gone", "d/sub/deep"):
+                await k.catalog.lookup(f"/m/{name}")
+            with pytest.raises(NotFound):
+                await k.catalog.lookup("/m/d/new")
+            cursor = await cursor_of(k.feed)
+            for name in ("d/replaced", "d/new", "d/unseen", "d/sub/deep"):
+                k.ufs.put(name, b"22")
+            del k.ufs.files["d/gone"]
+            k.clock.now_s += 1
+            done = await k.catalog.sync(SyncRequest(path="/m/d", recursive=True))
+            assert (done.directories, done.changes) == (2, 4)
+            assert sorted(await told(k, cursor)) == [
+                ("added", "/m/d/new"),
+                ("changed", "/m/d/replaced"),
+                ("changed", "/m/d/sub/deep"),
+                ("removed", "/m/d/gone"),
+            ]
+            k.clock.now_s += 1
+            assert (await k.catalog.sync(SyncRequest(path="/m/d", recursive=True))).changes == 0
+
+    run(main())
+
+
+def test_a_sync_of_names_that_were_forgotten_for_want_of_room_tells_the_directory(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kit(tmp_path, stat_limits=StatLimits(kept_max=1)) as k:
+            for name in ("d/a", "d/b"):
+                k.ufs.put(name, b"1")
+            await k.mount("/m", max_age_s=None)
+            for name in ("d/a", "d/b"):
+                await k.catalog.lookup(f"/m/{name}")
+            cursor = await cursor_of(k.feed)
+            k.clock.now_s += 1
+            assert (await k.catalog.sync(SyncRequest(path="/m/d"))).changes == 1
+            assert await told(k, cursor) == [("dir", "/m/d")]
+
+    run(main())
+
+
+def test_a_directory_known_by_single_answers_alone_that_is_gone_is_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kit(tmp_path) as k:
+            k.ufs.put("d/a", b"1")
+            await k.mount("/m", max_age_s=None)
+            await k.catalog.lookup("/m/d/a")
+            cursor = await cursor_of(k.feed)
+            k.ufs.files.clear()
+            k.clock.now_s += 1
+            with pytest.raises(NotFound):
+                await k.catalog.sync(SyncRequest(path="/m/d"))
+            with pytest.raises(NotFound):
+                await k.names("/m/d")
+            assert ("removed", "/m/d") in await told(k, cursor)
 
     run(main())

@@ -13,6 +13,7 @@ from forebay.contracts import ListReply
 from forebay.errors import Conflict, ForebayError, UfsUnavailable
 from forebay.testing import run
 from forebay.ufs import PAGE_NAMES_MAX, UfsEntry, UfsPage
+from forebay_master import failures
 from tests.unit.master.kit import ROOT, Kit, ListedUfs, kit
 
 NAMES = [f"part-{number:03}.jpg" for number in range(100)]
@@ -90,8 +91,9 @@ def test_a_failure_in_the_middle_is_an_error_for_the_pages_behind_it_and_the_lis
                     await k.page("/m/d", token)
                 with pytest.raises(UfsUnavailable, match="down"):
                     await k.page("/m/d")
-            assert len(k.syncs.failures((await k.catalog.lookup("/m")).mount_id or "")) == 1
+            assert len(k.syncs.failures(k.mounts.table.mounts[0])) == 1
             k.ufs.fail = lambda key, token: None
+            k.clock.now_s += failures.RETRY_MAX_S
             assert await rest(k, first) == NAMES
 
     run(main())

@@ -12,6 +12,7 @@ from forebay.contracts import BatchRequest, TreeReply, TreeRequest, decode
 from forebay.contracts.tree import TREE_DEPTH_MAX, unpacked
 from forebay.errors import InvalidRequest, NotFound, TooLarge, UfsDenied
 from forebay.testing import run
+from forebay_master.failures import RETRY_MAX_S
 from tests.unit.master.kit import Kit, kit
 
 KEYS = ("a/1", "a/2", "a/deep/x", "a/deep/y", "a-b/z", "b/1", "c", "e/f/g/h")
@@ -118,6 +119,7 @@ def test_a_directory_that_fails_ends_the_page_before_it_and_is_the_next_ones_err
             with pytest.raises(UfsDenied):
                 await k.trees.page(TreeRequest(path="/m", page_token=first.next_page_token))
             k.ufs.fail = lambda key, token: None
+            k.clock.now_s += RETRY_MAX_S
             rest = await k.trees.page(TreeRequest(path="/m", page_token=first.next_page_token))
             assert names([decode(TreeReply, rest)]) == ["/m/b/1"]
 

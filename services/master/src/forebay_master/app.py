@@ -186,8 +186,16 @@ class Master:
         self.meters = meters = Meters(self.telemetry.metrics)
         self.sources = Sources(self._open_ufs, self.prepared.roots)
         self.feed = Feed()
-        self.syncs = Syncs(self.database, self.sources, self.spawner, meters, clock=time.time, feed=self.feed)
         self.stats = Stats(self.sources, self.spawner, meters, clock=time.time, feed=self.feed)
+        self.syncs = Syncs(
+            self.database,
+            self.sources,
+            self.spawner,
+            meters,
+            clock=time.time,
+            feed=self.feed,
+            singles=self.stats.take,
+        )
         self.mounts = Mounts(
             self._build_mount_store(),
             self.sources,
@@ -333,6 +341,7 @@ class Master:
         settings = self.settings
         await self.database.write(listings.bury_unfinished)
         await self.mounts.load()
+        await self.syncs.load()
         if self.hub is not None:
             await self.hub.open()
         await self.server.start(settings.host, settings.port, uds=settings.uds)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
-from forebay.contracts import ListRequest, LookupReply, Mount, SyncReply, SyncRequest, encode
+from forebay.contracts import Change, ListRequest, LookupReply, Mount, SyncReply, SyncRequest, encode
 from forebay.errors import InvalidRequest, NotFound, Overloaded
 from forebay_master import freshness, listings
 from forebay_master.changes import Feed
@@ -152,6 +152,8 @@ class Catalog:
                 raise self._missing(place.path, known.synced_at_s, 0.0)
             if known.rows[0].kind != DIRECTORY:
                 return SyncReply(directories=0, changes=self._feed.told - told, synced_at_s=known.synced_at_s)
+        if self._stats.has_forgotten(mount):  # names that somebody may hold and this master cannot compare
+            self._feed.tell((Change(mount_id=mount.mount_id, path=place.path, kind="dir"),))
         directories = await self._directories(mount, place.key, recursive=request.recursive)
         for some in batched(directories, SYNC_TOGETHER):
             await asyncio.gather(*(self._bring_again(mount, each, asked_at_s, each != place.key) for each in some))
@@ -161,11 +163,12 @@ class Catalog:
         if not recursive:
             return [directory]
         below = partial(listings.listed_below, name=DirectoryName.of(mount, directory))
-        return [directory, *await self._database.read(below)]
+        known = {*await self._database.read(below), *self._stats.asked_below(mount, directory)}
+        return [directory, *sorted(known - {directory})]
 
     async def _bring_again(self, mount: Mount, directory: str, since_s: float, may_be_gone: bool) -> None:
         try:
-            await self._syncs.bring(mount, directory, since_s)
+            await self._syncs.bring(mount, directory, since_s, insist=True)
         except NotFound:  # told to those who watch
             if not may_be_gone:
                 raise

@@ -14,7 +14,7 @@ import msgspec
 
 from forebay.contracts import ClusterMap, Mount, Record, decode, encode
 from forebay.errors import InternalError, InvalidRequest
-from forebay_master import listings
+from forebay_master import failures, listings
 
 MountOrigin = Literal["settings", "api"]
 """Whether a mount was given at start or by a call. The former go when the settings no longer have them."""
@@ -47,7 +47,7 @@ def next_generation(db: sqlite3.Connection, mount_id: str) -> int:
 def put_mount(db: sqlite3.Connection, mount: Mount, origin: MountOrigin) -> int:
     """Stores what is mounted at a path now, forgets what was listed of what was there; the table's new revision."""
     for (old_id,) in db.execute("SELECT mount_id FROM mounts WHERE path = ?", (mount.path,)).fetchall():
-        listings.bury_mount(db, old_id)
+        _forget(db, old_id)
     db.execute("INSERT OR REPLACE INTO mounts VALUES (?, ?, ?, ?)", (mount.mount_id, mount.path, origin, encode(mount)))
     db.execute("INSERT OR REPLACE INTO generations VALUES (?, ?)", (mount.mount_id, mount.generation))
     return _grow(db)
@@ -55,7 +55,7 @@ def put_mount(db: sqlite3.Connection, mount: Mount, origin: MountOrigin) -> int:
 
 def remove_mount(db: sqlite3.Connection, mount_id: str) -> int:
     """Takes a mount out and forgets what was listed of it; the table's new revision."""
-    listings.bury_mount(db, mount_id)
+    _forget(db, mount_id)
     db.execute("DELETE FROM mounts WHERE mount_id = ?", (mount_id,))
     return _grow(db)
 
@@ -65,7 +65,7 @@ def mirror_mounts(db: sqlite3.Connection, stored: StoredMounts) -> None:
     staying = {(mount.mount_id, mount.generation) for mount in stored.mounts}
     for mount in load_mounts(db).mounts:
         if (mount.mount_id, mount.generation) not in staying:
-            listings.bury_mount(db, mount.mount_id)
+            _forget(db, mount.mount_id)
     db.execute("DELETE FROM mounts")
     rows = [(each.mount_id, each.path, stored.origins[each.mount_id], encode(each)) for each in stored.mounts]
     db.executemany("INSERT INTO mounts VALUES (?, ?, ?, ?)", rows)
@@ -97,6 +97,12 @@ def save_map(db: sqlite3.Connection, cluster_map: ClusterMap) -> None:
         " epoch = max(epoch, excluded.epoch), record = excluded.record",
         (cluster_map.epoch, encode(cluster_map)),
     )
+
+
+def _forget(db: sqlite3.Connection, mount_id: str) -> None:
+    """What was listed of a mount, and what failed."""
+    listings.bury_mount(db, mount_id)
+    failures.drop_mount(db, mount_id)
 
 
 def _revision(db: sqlite3.Connection) -> int:

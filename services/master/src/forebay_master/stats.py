@@ -17,7 +17,7 @@ from forebay.runtime import Deadline, Supervisor
 from forebay_master.changes import Feed, path_of
 from forebay_master.entries import Origin, Row
 from forebay_master.flights import Flights
-from forebay_master.listings import Known
+from forebay_master.listings import DirectoryName, Known
 from forebay_master.observe import Meters, counting_errors
 from forebay_master.sources import Sources
 
@@ -61,6 +61,8 @@ class Stats:
             "stat", supervisor, clock=clock, running_max=self._limits.running_max, flights_max=self._limits.flights_max
         )
         self._kept: OrderedDict[StatName, Known] = OrderedDict()
+        self._names: dict[DirectoryName, set[str]] = {}
+        self._forgot: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -73,6 +75,22 @@ class Stats:
     def recall(self, mount: Mount, directory: str, name: str) -> Known | None:
         """The last answer, however old."""
         return self._kept.get((mount.mount_id, mount.generation, directory, name))
+
+    def take(self, mount: Mount, directory: str, before_s: float) -> dict[str, Known]:
+        """The last answers about names in a directory, as far as they are from before ``before_s``: a listing that
+        began then takes their place, so they are dropped."""
+        whole = DirectoryName.of(mount, directory)
+        names = [name for name in self._names.get(whole, ()) if self._kept[*whole, name].synced_at_s < before_s]
+        return {name: self._drop((*whole, name)) for name in names}
+
+    def asked_below(self, mount: Mount, directory: str) -> list[str]:
+        """Directories below a directory in which single names are known."""
+        whole, head = (mount.mount_id, mount.generation), f"{directory}/" if directory else ""
+        return [n.directory for n in self._names if n[:2] == whole and n.directory and n.directory.startswith(head)]
+
+    def has_forgotten(self, mount: Mount) -> bool:
+        """Whether answers about names of a mount were dropped for want of room."""
+        return self._forgot.get(mount.mount_id) == mount.generation
 
     async def ask(
         self, mount: Mount, directory: str, name: str, since_s: float, *, before: Known | None = None
@@ -111,8 +129,19 @@ class Stats:
     def _keep(self, stat_name: StatName, known: Known) -> None:
         self._kept[stat_name] = known
         self._kept.move_to_end(stat_name)
+        self._names.setdefault(DirectoryName(*stat_name[:3]), set()).add(stat_name[3])
         while len(self._kept) > self._limits.kept_max:
-            self._kept.popitem(last=False)
+            oldest = next(iter(self._kept))
+            self._forgot[oldest[0]] = oldest[1]
+            self._drop(oldest)
+
+    def _drop(self, stat_name: StatName) -> Known:
+        directory = DirectoryName(*stat_name[:3])
+        names = self._names[directory]
+        names.discard(stat_name[3])
+        if not names:
+            del self._names[directory]
+        return self._kept.pop(stat_name)
 
 
 def answer_changes(mount: Mount, directory: str, name: str, before: Known, now: Known) -> tuple[Change, ...]:

@@ -109,7 +109,7 @@ class MasterStatus:
 
     def _mount(self, mount: Mount) -> dict[str, Detail]:
         counts = self.counts.get(mount.mount_id, NO_COUNTS)
-        failures = self.syncs.failures(mount.mount_id)
+        failures = self.syncs.failures(mount)
         last = failures[-1] if failures else None
         return {
             "mount_id": mount.mount_id,
@@ -124,4 +124,6 @@ class MasterStatus:
             "failed_directories": len(failures),
             "last_failure": f"{last.code}: {last.message}" if last else None,
             "last_failure_at_s": last.failed_at_s if last else None,
+            "last_failure_directory": last.name.directory if last else None,
+            "last_failure_retry_at_s": last.retry_at_s if last else None,
         }

@@ -3,15 +3,17 @@
 What is certain of a listing that still comes in may be read before its end (``sight``): where the next page begins and
 how far it may go. Who has read some of it and then meets a failure gets the failure, not an end.
 
-A sync that fails is counted, logged, kept for the status page until the same directory succeeds, and tried again by the
-next request that needs it. Nothing is ever concluded from it.
+A sync that fails is counted, logged, stored with its cause until the same directory succeeds (``failures``), and tried
+again by the next request that needs it, after some failures in a row not before a stored time. Nothing is ever
+concluded from it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -20,16 +22,18 @@ from forebay.contracts import Change, Mount
 from forebay.errors import Conflict, ForebayError, NotFound, TooLarge, UfsError
 from forebay.runtime import Deadline, Supervisor, logs
 from forebay.ufs import Ufs, UfsDir, UfsEntry, UfsPage
-from forebay_master import listings
+from forebay_master import failures, listings
 from forebay_master.changes import Feed, path_of
 from forebay_master.database import Database
 from forebay_master.entries import Origin
+from forebay_master.failures import KEPT_MAX, SyncFailure
 from forebay_master.flights import Flights
 from forebay_master.frontier import Frontier
-from forebay_master.listings import DirectoryName, Sealed
+from forebay_master.listings import DirectoryName, Known, Sealed
 from forebay_master.namespace import name_of
 from forebay_master.observe import Meters, counting_errors, timing
 from forebay_master.sources import Sources
+from forebay_master.stats import answer_changes
 
 LOG = logs.get(__name__)
 K = TypeVar("K")
@@ -88,24 +92,13 @@ class SyncLimits:
     """One directory: 10 million names at 1,000 a request of 80 ms."""
     names_max: int = 10_000_000
     """Names in one directory."""
-    failures_kept: int = 1000
-    """Directories whose last failure is remembered for the status page."""
     disorders_kept: int = 1000
     """Mounts, and listings, that are remembered for coming in without order."""
 
 
-@dataclass(frozen=True)
-class SyncFailure:
-    """Why the last sync of a directory failed, and when."""
-
-    mount_id: str
-    code: str
-    message: str
-    failed_at_s: float
-
-
 class Syncs:
-    """Lists directories, each once at a time. ``clock`` is wall time."""
+    """Lists directories, each once at a time. ``clock`` is wall time; ``singles`` takes the answers about
+    single names of a directory from before a time: a listing that differs from them is a change, too."""
 
     def __init__(
         self,
@@ -116,8 +109,10 @@ class Syncs:
         *,
         clock: Callable[[], float],
         feed: Feed,
+        singles: Callable[[Mount, str, float], Mapping[str, Known]] = lambda mount, directory, before_s: {},
         limits: SyncLimits | None = None,
     ) -> None:
+        self._singles = singles
         self._database = database
         self._feed = feed
         self._sources = sources
@@ -144,20 +139,31 @@ class Syncs:
     def __len__(self) -> int:
         return len(self._flights)
 
-    def failures(self, mount_id: str) -> list[SyncFailure]:
-        """The directories of a mount whose last sync failed, the newest failure last."""
-        return [failure for failure in self._failures.values() if failure.mount_id == mount_id]
+    async def load(self) -> None:
+        """Takes up what failed before the last end of this master."""
+        found = await self._database.read(failures.load)
+        self._failures = OrderedDict((failure.name, failure) for failure in found)
 
-    async def bring(self, mount: Mount, directory: str, since_s: float) -> int:
+    def failures(self, mount: Mount) -> list[SyncFailure]:
+        """The directories of a mount whose last sync failed, the newest failure last."""
+        whole = (mount.mount_id, mount.generation)
+        return [failure for failure in self._failures.values() if failure.name[:2] == whole]
+
+    async def bring(self, mount: Mount, directory: str, since_s: float, *, insist: bool = False) -> int:
         """Returns when the directory has a listing from ``since_s`` or later: how many changes its sync found.
+        ``insist``: the under store is asked although it failed a moment ago.
 
         Raises:
             NotFound: there is no such directory in the under store. UfsError and its kinds, PermissionDenied: the
-                listing failed. Overloaded, TooLarge, DeadlineExceeded: see ``SyncLimits``.
+                listing failed, now or a moment ago; ``details`` has ``sync_error``, ``failed_at_s`` and
+                ``retry_at_s``. Overloaded, TooLarge, DeadlineExceeded: see ``SyncLimits``.
         """
-        return await self._flights.join(
-            DirectoryName.of(mount, directory), since_s, partial(self._sync, mount, directory)
-        )
+        name = DirectoryName.of(mount, directory)
+        failure = self._failures.get(name)
+        is_paused = failure is not None and failure.failed_at_s <= self._clock() < failure.retry_at_s
+        if failure is not None and is_paused and not insist and self._flights.started_at(name) is None:
+            raise failure.error()
+        return await self._flights.join(name, since_s, partial(self._sync, mount, directory))
 
     async def sight(self, mount: Mount, directory: str, since_s: float, *, after: str, rows: int) -> Sight | None:
         """As soon as ``rows`` names behind ``after`` are certain, or some after ``SIGHT_S``: what may be read. ``None``
@@ -219,25 +225,42 @@ class Syncs:
         name = DirectoryName.of(mount, directory)
         try:
             with counting_errors(self._meters.syncs), timing(self._meters.sync_seconds):
-                sealed = await self._fill(mount, name)
+                begun_s, sealed = await self._fill(mount, name)
         except NotFound:
-            self._failures.pop(name, None)
-            if await self._database.write(lambda db: listings.bury(db, name)):
+            self.sweep_soon()
+            await self._succeeded(name)
+            was_listed = await self._database.write(lambda db: listings.bury(db, name))
+            if was_listed or any(known.rows for known in self._singles(mount, directory, self._clock()).values()):
                 self._feed.tell((Change(mount_id=mount.mount_id, path=path_of(mount, directory), kind="removed"),))
             raise
         except ForebayError as e:
-            self._failed(name, e)
-            raise
-        finally:
             self.sweep_soon()
-        self._failures.pop(name, None)
+            await self._failed(name, e)
+            raise
+        self.sweep_soon()
+        await self._succeeded(name)
         self._meters.syncs.add(1, "done")
         LOG.debug("synced", mount_id=mount.mount_id, directory=directory, names=sealed.names)
         changes = sealed_changes(mount, directory, sealed)
+        changes += await self._single_changes(mount, name, begun_s, sealed)
         self._feed.tell(changes)
         return len(changes)
 
-    async def _fill(self, mount: Mount, name: DirectoryName) -> Sealed:
+    async def _single_changes(
+        self, mount: Mount, name: DirectoryName, begun_s: float, sealed: Sealed
+    ) -> tuple[Change, ...]:
+        """What the listing that began at ``begun_s`` has otherwise than single answers from before, and is not among
+        the differences from the listing before it."""
+        told = {each.name for each in sealed.differences}
+        singles = self._singles(mount, name.directory, begun_s)
+        older = {each: known for each, known in singles.items() if each not in told}
+        if not older or sealed.more:
+            return ()
+        now = await self._database.read(partial(_found, name=name, entries=tuple(older)))
+        found = (answer_changes(mount, name.directory, each, older[each], known) for each, known in now.items())
+        return tuple(change for changes in found for change in changes)
+
+    async def _fill(self, mount: Mount, name: DirectoryName) -> tuple[float, Sealed]:
         begun_s = self._clock()
         listing = await self._database.write(lambda db: listings.begin(db, name, begun_s))
         stream, is_sealed = self._open_stream(name, listing, begun_s), False
@@ -246,7 +269,7 @@ class Syncs:
                 await self._take_pages(ufs, Origin.of(mount, name.directory), stream)
             sealed = await self._database.write(lambda db: listings.seal(db, name, listing))
             is_sealed = True
-            return sealed
+            return begun_s, sealed
         finally:
             self._close_stream(name, stream)
             if not is_sealed:
@@ -309,14 +332,28 @@ class Syncs:
             stream.frontier.settle(name)
         stream.wake()
 
-    def _failed(self, name: DirectoryName, error: ForebayError) -> None:
+    async def _failed(self, name: DirectoryName, error: ForebayError) -> None:
+        failure = failures.following(self._failures.pop(name, None), name, error, self._clock())
+        failures.explained(error, failure)
         LOG.warning(
             "sync_failed", mount_id=name.mount_id, directory=name.directory, code=error.code, reason=error.message
         )
-        self._failures[name] = SyncFailure(name.mount_id, error.code, error.message, self._clock())
-        self._failures.move_to_end(name)
-        while len(self._failures) > self._limits.failures_kept:
-            self._failures.popitem(last=False)
+        self._failures[name] = failure
+        await self._note(lambda db: failures.put(db, failure))
+        while len(self._failures) > KEPT_MAX:
+            oldest, _ = self._failures.popitem(last=False)
+            await self._note(partial(failures.drop, name=oldest))
+
+    async def _succeeded(self, name: DirectoryName) -> None:
+        if self._failures.pop(name, None) is not None:
+            await self._note(partial(failures.drop, name=name))
+
+    async def _note(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """What is told of failures must not hide them."""
+        try:
+            await self._database.write(work)
+        except ForebayError as e:
+            LOG.warning("failure_not_stored", code=e.code, reason=e.message)
 
     async def _sweep(self) -> None:
         try:
@@ -341,6 +378,12 @@ def sealed_changes(mount: Mount, directory: str, sealed: Sealed) -> tuple[Change
         )
         for each in sealed.differences
     )
+
+
+def _found(db: sqlite3.Connection, name: DirectoryName, entries: Collection[str]) -> dict[str, Known]:
+    """On a database thread: what the current listing says of names, nothing if there is none any more."""
+    found = ((each, listings.find(db, name, each)) for each in entries)
+    return {each: known for each, known in found if known is not None}
 
 
 def order_of(entry: UfsEntry) -> str:

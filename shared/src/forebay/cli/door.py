@@ -11,6 +11,7 @@ import contextlib
 import difflib
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 
 import typer
@@ -20,6 +21,7 @@ from rich.markup import escape
 from forebay.errors import (
     ConfigError,
     DeadlineExceeded,
+    Detail,
     ForebayError,
     NotFound,
     Overloaded,
@@ -43,7 +45,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def next_step(error: ForebayError) -> str:
-    """What to do about it, where the error itself does not say. Pure."""
+    """What to do about it, where the error itself does not say."""
     if isinstance(error, PeerUnavailable | DeadlineExceeded):
         return "is the cluster up, and does --registry (FOREBAY_REGISTRY) name one of its masters?"
     if isinstance(error, Unauthenticated) and error.details.get("reason") == "admin_token":
@@ -52,7 +54,17 @@ def next_step(error: ForebayError) -> str:
         return "run it on the service's own host, or configure a token on both sides"
     if isinstance(error, NotFound) and "path" in error.details:
         return f"'forebay ls' and 'forebay mounts' show what is there: {error.details['path']}"
+    if "sync_error" in error.details:
+        return f"the listing failed ({error.details['sync_error']}); {when_again(error.details.get('retry_at_s'))}"
     return "try again in a moment" if isinstance(error, Overloaded) else ""
+
+
+def when_again(retry_at_s: Detail) -> str:
+    """When the under store is asked again."""
+    if not isinstance(retry_at_s, int | float) or retry_at_s <= time.time():
+        return "the next request asks the under store again"
+    at = time.strftime("%H:%M:%S", time.localtime(retry_at_s))
+    return f"the under store is asked again from {at} on ({retry_at_s - time.time():.0f} s), by 'forebay sync' at once"
 
 
 def exit_code(error: ForebayError) -> int:
@@ -63,7 +75,7 @@ def exit_code(error: ForebayError) -> int:
 
 
 def sentence(error: ForebayError) -> str:
-    """One line for a person, secrets struck out. Pure."""
+    """One line for a person, secrets struck out."""
     said = str(error) if isinstance(error, ConfigError) else error.message
     step = next_step(error)
     return logs.redact(f"error: {said}" + (f" ({step})" if step else ""))

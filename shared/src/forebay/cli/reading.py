@@ -19,7 +19,7 @@ from forebay.cli.api import Api, run
 from forebay.cli.door import errors
 from forebay.cli.options import Json, PathArgument, Registry, where
 from forebay.contracts import Entry, LookupReply, Mount
-from forebay.errors import ConfigError, InvalidRequest
+from forebay.errors import ConfigError, InvalidRequest, NotFound, UfsError
 from forebay.ufs import UfsUri
 
 PIECE_BYTES = 8 << 20
@@ -37,10 +37,15 @@ def ls(
     """List a directory: size and name, directories with a slash."""
 
     async def work(api: Api) -> list[Entry]:
-        found = await api.client.lookup(path)
-        if found.entry.kind != "dir":
+        try:
+            return [entry async for entry in api.client.list(path)]
+        except (NotFound, UfsError) as e:
+            if "sync_error" in e.details:  # a listing that failed says why, and when it is tried again
+                raise
+            found = await api.client.lookup(path)
+            if found.entry.kind == "dir":
+                raise
             return [found.entry]
-        return [entry async for entry in api.client.list(path)]
 
     with errors():
         entries = run(where(context, registry), work)
