@@ -22,7 +22,7 @@ MODULES = {
     "moving": ("bench.moving_fill", "bench.moving_transport", "bench.moving_balance", "bench.moving_faults"),
     "metadata": ("bench.metadata", "bench.metadata_failover"),
     "hit_ratio": ("bench.hit_ratio",),
-    "train": ("bench.train",),
+    "train": ("bench.train", "bench.train_cliff", "bench.train_killed"),
 }
 """Bench names and the modules with their figures, each as ``FIGURES: dict[str, Callable[[Options], Figure]]``."""
 

@@ -145,7 +145,7 @@ def test_extended_attributes_say_version_homes_and_what_is_here(mounted: Path, s
 def test_the_virtual_directory_is_not_listed_but_its_texts_are_read_by_cat(mounted: Path) -> None:
     assert ".forebay" not in os.listdir(mounted)
     folder = mounted / ".forebay"
-    assert sorted(os.listdir(folder)) == ["config", "stats", "trace", "traces", "version", "waits"]
+    assert sorted(os.listdir(folder)) == ["config", "hints", "stats", "trace", "traces", "version", "waits"]
     assert "forebay_fuse_inodes" in run("cat", folder / "stats")
     assert '"entry_timeout": 3600.0' in run("cat", folder / "config")
     assert run("cat", folder / "version").startswith("forebay-fuse ")

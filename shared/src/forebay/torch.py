@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch.distributed
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from forebay.data import Files, Part, Position, ShardStream, StreamOptions
 from forebay.data.places import FolderFiles, SdkFiles
@@ -118,11 +118,41 @@ class FileDataset(Dataset):
     def __len__(self) -> int:
         return len(self._paths)
 
+    def hint(self, order: Sequence[int], *, epoch: int = 0) -> None:
+        """The workers are told that this rank will read these indices in this order.
+
+        Raises:
+            NotFound: some files are not there.
+        """
+        self._files.hint([self._paths[n] for n in order], epoch=epoch, seed=0, rank=part_of_rank().rank)
+
     def __getitem__(self, index: int) -> Any:
         with self._turns.turn(self._paths[index]) as has_read:
             data = _whole(self._files, self._paths[index])
             has_read()
             return data if self._decode is None else self._decode(data)
+
+
+class HintedSampler(Sampler):
+    """The order of another sampler, of which the workers are told when an epoch begins."""
+
+    def __init__(self, sampler: Sampler, dataset: FileDataset) -> None:
+        self._sampler, self._dataset, self._epoch = sampler, dataset, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """As ``DistributedSampler.set_epoch``."""
+        self._epoch = epoch
+        if hasattr(self._sampler, "set_epoch"):
+            self._sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[int]:
+        order = list(self._sampler)
+        self._dataset.hint(order, epoch=self._epoch)
+        self._epoch += 1
+        yield from order
 
 
 def _whole(files: Files, path: str) -> bytes:
@@ -137,4 +167,4 @@ def _whole(files: Files, path: str) -> bytes:
         source.close()
 
 
-__all__ = ["FileDataset", "FolderFiles", "SdkFiles", "ShardDataset", "part_of_rank"]
+__all__ = ["FileDataset", "FolderFiles", "HintedSampler", "SdkFiles", "ShardDataset", "part_of_rank"]

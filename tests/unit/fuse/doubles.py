@@ -131,6 +131,7 @@ class FakeClient:
         self.calls: list[str] = []
         self.known: dict[str, LookupReply | NotFound] = {}
         self.forgotten: list[str] = []
+        self.hinted: list[tuple[tuple[str, ...], int, int, int]] = []
         self.readers: list[FakeReader] = []
         self.whole: set[str] = set()
         self.home_here, self.seals = False, True
@@ -204,6 +205,14 @@ class FakeClient:
     def blocks_here(self, layout: Layout, limit: int) -> int:
         """All or none."""
         return block_count(layout.size, layout.block_size) if self.is_local else 0
+
+    async def hint(self, files: Sequence[str], *, epoch: int = 0, seed: int = 0, rank: int = 0) -> int:
+        """Remembers; of what is not there it says so."""
+        missing = [path for path in files if path[1:] not in self.files]
+        if missing:
+            raise NotFound(f"not there: {missing}")
+        self.hinted.append((tuple(files), epoch, seed, rank))
+        return len(files)
 
     def forget(self, path: str) -> None:
         """Remembers."""

@@ -63,7 +63,7 @@ def test_the_directory_lists_its_texts_but_the_root_shows_it_only_when_told() ->
                     assert [n for n, _, _ in names_in(rest.body, plus=op == Op.READDIRPLUS)] == ["a"]
                     inside = await kernel.ask(op, layout.READ_IN.pack(0, 0, 4096, 0, 0, 0, 0), BASE)
                     entries = names_in(inside.body, plus=op == Op.READDIRPLUS)
-                    assert [name for name, _, _ in entries] == [".", "..", "stats", "trace"]
+                    assert [name for name, _, _ in entries] == [".", "..", "stats", "trace", "hints"]
 
     run(main())
 

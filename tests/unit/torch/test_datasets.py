@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, RandomSampler
 
 from forebay.data import FolderFiles
 from forebay.errors import InvalidRequest
-from forebay.torch import FileDataset, ShardDataset, part_of_rank
+from forebay.torch import FileDataset, HintedSampler, ShardDataset, part_of_rank
 from tests.unit.data.kit import all_records, record, tfrecord_shards
 
 
@@ -114,3 +116,25 @@ def test_files_are_read_by_index_and_decoded(tmp_path: Path) -> None:
     assert found == [len(record(0, n)) for n in range(9)]
     with pytest.raises(InvalidRequest, match="no files"):
         FileDataset(FolderFiles(tmp_path), [])
+
+
+def test_the_order_of_an_epoch_is_told_before_it_is_read(tmp_path: Path) -> None:
+    told: list[tuple[list[str], int, int]] = []
+
+    class Told(FolderFiles):
+        def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int) -> None:
+            told.append((list(paths), epoch, rank))
+
+    names = tfrecord_shards(tmp_path, shards=4, records=2)
+    shards = ShardDataset(Told(tmp_path), names, seed=7, rank=1, world_size=2, window=1)
+    shards.set_epoch(3)
+    files = FileDataset(Told(tmp_path), names)
+
+    read = [int(bytes(sample).partition(b"/")[0]) for sample in shards]
+    sampled = list(HintedSampler(RandomSampler(files, generator=torch.Generator().manual_seed(1)), files))
+    list(ShardDataset(Told(tmp_path), names, hints=False))
+
+    assert [names[n] for n in dict.fromkeys(read)] == told[0][0]
+    assert told[0][1:] == (3, 1)
+    assert told[1] == ([names[n] for n in sampled], 0, 0)
+    assert len(told) == 2

@@ -95,6 +95,7 @@ def view_of(settings: FuseSettings, pipe: Pipe) -> View:
         splice=settings.splice,
         xattrs=settings.xattrs,
         virtual=settings.virtual,
+        hints=settings.hints,
         max_background=settings.max_background,
         max_pages=READ_PAGES if settings.direct_io else min(READ_PAGES, pipe.pages_max),
     )
@@ -258,7 +259,10 @@ class Service:
     async def _mount(self, mountpoint: Path) -> mounting.Session:
         settings = self.settings
         others = os.geteuid() == 0 if settings.allow_other is None else settings.allow_other
-        mounted = asyncio.ensure_future(asyncio.to_thread(mounting.mount, mountpoint, allow_other=others))
+        mounting_it = asyncio.to_thread(
+            mounting.mount, mountpoint, allow_other=others, read_only=not (settings.hints and settings.virtual != "off")
+        )
+        mounted = asyncio.ensure_future(mounting_it)
         try:
             return await asyncio.shield(mounted)
         except asyncio.CancelledError:

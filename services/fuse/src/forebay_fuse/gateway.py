@@ -20,6 +20,7 @@ from forebay_fuse.changes import Changes
 from forebay_fuse.files import Files
 from forebay_fuse.flagged import Flagged
 from forebay_fuse.handles import HandleTable
+from forebay_fuse.hints import Hints, Order
 from forebay_fuse.inodes import InodeTable
 from forebay_fuse.journal import InitRecord, Journal, Kept, NoJournal
 from forebay_fuse.listing import Listing
@@ -86,7 +87,7 @@ class Gateway:
         opening.on_closed = listing.closed
         self._trace = Trace()
         own: dict[str, Text] = {"stats": telemetry.metrics.render, "trace": self._trace.text, **(texts or {})}
-        self.virtual = Virtual(view, self._answers, own)
+        self.virtual = Virtual(view, self._answers, own, hints=self._hints(client), later=self._later)
         self._flagged = Flagged(time.monotonic)
         xattrs = Xattrs(client, names, self._answers, self._flagged)
         self._backings: Backings | None = None
@@ -118,6 +119,15 @@ class Gateway:
             Op.READDIRPLUS: listing.fetch,
             Op.OPEN: opening.fetch,
         }
+
+    def _hints(self, client: Client) -> Hints | None:
+        if not self._view.takes_hints:
+            return None
+
+        async def give(order: Order) -> int:
+            return await client.hint(order.files, epoch=order.epoch, seed=order.seed, rank=order.rank)
+
+        return Hints(give, self.inodes.root.path)
 
     def _count(self, telemetry: Telemetry) -> None:
         metrics = telemetry.metrics

@@ -119,25 +119,25 @@ def _probe(mountpoint: Path) -> int:
         return errno.ETIMEDOUT
 
 
-def mount(mountpoint: Path, *, allow_other: bool) -> Session:
-    """Mounts read-only on a prepared mount point.
+def mount(mountpoint: Path, *, allow_other: bool, read_only: bool = True) -> Session:
+    """Mounts on a prepared mount point; ``read_only``: the kernel refuses what would write, not we.
 
     Raises:
         ConfigError: no ``/dev/fuse``, no right to mount, no ``fusermount3``.
     """
     if os.geteuid() == 0:
-        return _mount_as_root(mountpoint, allow_other=allow_other)
-    return _mount_by_helper(mountpoint, allow_other=allow_other)
+        return _mount_as_root(mountpoint, allow_other=allow_other, read_only=read_only)
+    return _mount_by_helper(mountpoint, allow_other=allow_other, read_only=read_only)
 
 
-def _mount_as_root(mountpoint: Path, *, allow_other: bool) -> Session:
+def _mount_as_root(mountpoint: Path, *, allow_other: bool, read_only: bool) -> Session:
     try:
         device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as e:
         raise ConfigError(SETTING, f"/dev/fuse cannot be opened: {e.strerror}; is the fuse module loaded?") from e
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0,default_permissions"
     options += ",allow_other" if allow_other else ""
-    flags = MS_RDONLY | MS_NOSUID | MS_NODEV
+    flags = (MS_RDONLY if read_only else 0) | MS_NOSUID | MS_NODEV
     target = os.fsencode(mountpoint)
     if _libc.mount(FS_NAME.encode(), target, f"fuse.{FS_NAME}".encode(), flags, options.encode()):
         number = ctypes.get_errno()
@@ -147,11 +147,11 @@ def _mount_as_root(mountpoint: Path, *, allow_other: bool) -> Session:
     return Session(device, mountpoint, True, device_at(mountpoint))
 
 
-def _mount_by_helper(mountpoint: Path, *, allow_other: bool) -> Session:
+def _mount_by_helper(mountpoint: Path, *, allow_other: bool, read_only: bool) -> Session:
     helper = shutil.which("fusermount3")
     if helper is None:
         raise ConfigError(SETTING, "only root can mount without fusermount3; install it (Debian: fuse3) or run as root")
-    options = f"ro,nosuid,nodev,fsname={FS_NAME},subtype={FS_NAME},default_permissions"
+    options = f"{'ro' if read_only else 'rw'},nosuid,nodev,fsname={FS_NAME},subtype={FS_NAME},default_permissions"
     options += ",allow_other" if allow_other else ""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs:

@@ -45,6 +45,11 @@ class FuseSettings(ServiceSettings):
     virtual: Literal["hidden", "shown", "off"] = Field(
         "hidden", description="the directory .forebay at the root: there but not listed, listed, or not there"
     )
+    hints: bool = Field(
+        True,
+        description=".forebay/hints takes the order in which files will be read; the kernel is then not told that the"
+        " mount is read-only, and what would change something is refused here",
+    )
     threads: int | Literal["auto"] = Field(
         0,
         description="data helpers: processes that answer reads of blocks in memory of this host beside the gateway;"

@@ -44,6 +44,7 @@ class View:
     splice: bool = True
     xattrs: bool = True
     virtual: str = "hidden"
+    hints: bool = True
     max_pages: int = 256
     max_background: int = 64
 
@@ -65,6 +66,11 @@ class View:
     def dots(self, node_id: int) -> int:
         """How many names of our own a listing of the directory begins with: two dots, and ``.forebay`` if shown."""
         return 3 if node_id == layout.ROOT_ID and self.virtual == "shown" else 2
+
+    @property
+    def takes_hints(self) -> bool:
+        """Whether ``.forebay/hints`` can be written; the mount is not made read-only for the kernel then."""
+        return self.hints and self.has_virtual
 
     @property
     def wants_passthrough(self) -> bool:

@@ -11,11 +11,13 @@ import errno
 import os
 import stat
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 from forebay_fuse.answers import Answers
 from forebay_fuse.errno_door import Refused
+from forebay_fuse.hints import NAME, Hints
 from forebay_fuse.protocol import layout, replies, requests
 from forebay_fuse.protocol.layout import Op
 from forebay_fuse.protocol.replies import Attributes
@@ -33,6 +35,8 @@ VALID_S = 3600.0
 _DIRECT = int(layout.Open.DIRECT_IO | layout.Open.NOFLUSH)
 
 Text = Callable[[], bytes]
+Later = Callable[[Request, Callable[[Request], Coroutine[Any, Any, None]]], None]
+"""Has a request answered by what waits for the cluster."""
 
 
 class Traced(NamedTuple):
@@ -64,8 +68,18 @@ class Trace:
 class Virtual:
     """The directory and its files, by the same requests as any other."""
 
-    def __init__(self, view: View, answers: Answers, texts: Mapping[str, Text]) -> None:
+    def __init__(
+        self,
+        view: View,
+        answers: Answers,
+        texts: Mapping[str, Text],
+        *,
+        hints: Hints | None = None,
+        later: Later | None = None,
+    ) -> None:
         self._view, self._answers = view, answers
+        self.hints, self._later = hints, later
+        texts = texts if hints is None else {**texts, NAME: hints.text}
         self._names = list(texts)
         self._texts = list(texts.values())
         self._open: dict[int, bytes] = {}
@@ -84,8 +98,15 @@ class Virtual:
             Op.LISTXATTR: lambda r: self._ok(r, replies.xattr_size(0) if requests.xattr_in(r)[0] == 0 else b""),
         }
 
+        if hints is not None:
+            self._table |= {Op.WRITE: self._write, Op.FLUSH: self._flush, Op.SETATTR: self._setattr}
+
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._open) + (len(self.hints) if self.hints is not None else 0)
+
+    def text_of(self, name: str) -> bytes:
+        """What the text says now."""
+        return self._texts[self._names.index(name)]()
 
     def handle(self, request: Request) -> None:
         """Answers a request for one of our node ids."""
@@ -110,7 +131,7 @@ class Virtual:
         self._answers.ok(request.unique, body)
 
     def _attributes(self, node_id: int) -> Attributes:
-        mode = stat.S_IFDIR | 0o555 if node_id == BASE else stat.S_IFREG | 0o444
+        mode = stat.S_IFDIR | 0o555 if node_id == BASE else stat.S_IFREG | (0o666 if self._is_hints(node_id) else 0o444)
         return Attributes(node_id, 0, 0, mode & ~self._view.umask, self._view.uid, self._view.gid)
 
     def _entry(self, node_id: int) -> bytes:
@@ -133,13 +154,52 @@ class Virtual:
 
     def _opens(self, request: Request) -> None:
         if requests.open_flags(request) & os.O_ACCMODE != os.O_RDONLY:
-            raise Refused(errno.EROFS, "the mount is read-only")
+            self._opens_hints(request)
+            return
         if len(self._open) >= TEXTS_MAX:
             raise Refused(errno.ENFILE, "too many texts are open")
         number, self._next = self._next, self._next + 1
         self._open[number] = self._text(request.node_id)
         if not self._answers.ok(request.unique, replies.open_out(number, _DIRECT)):
             del self._open[number]
+
+    # -- hints
+
+    def _is_hints(self, node_id: int) -> bool:
+        return self.hints is not None and node_id == BASE + 1 + self._names.index(NAME)
+
+    def _opens_hints(self, request: Request) -> None:
+        if self.hints is None or not self._is_hints(request.node_id):
+            raise Refused(errno.EROFS, "the mount is read-only")
+        number, self._next = self._next, self._next + 1
+        self.hints.open(number)
+        if not self._answers.ok(request.unique, replies.open_out(number, int(layout.Open.DIRECT_IO))):
+            self.hints.release(number)
+
+    def _setattr(self, request: Request) -> None:
+        """``O_TRUNC`` comes as a change of the size; nothing else can be changed."""
+        valid = requests.setattr_valid(request)
+        if not self._is_hints(request.node_id) or not valid & layout.SETS_SIZE or valid & ~layout.TRUNCATING:
+            raise Refused(errno.EROFS, "the mount is read-only")
+        self._getattr(request)
+
+    def _write(self, request: Request) -> None:
+        if self.hints is None or not self._is_hints(request.node_id):
+            raise Refused(errno.EROFS, "the mount is read-only")
+        handle, offset, data = requests.write_in(request)
+        self._ok(request, replies.written(self.hints.write(handle, offset, data)))
+
+    def _flush(self, request: Request) -> None:
+        handle = requests.flush_handle(request)
+        if self.hints is None or self._later is None or not self.hints.has(handle):
+            self._ok(request, b"")
+            return
+        self._later(request._replace(body=memoryview(b"")), partial(self._given, handle))
+
+    async def _given(self, handle: int, request: Request) -> None:
+        assert self.hints is not None
+        await self.hints.flush(handle)
+        self._ok(request, b"")
 
     def _read(self, request: Request) -> None:
         wanted = requests.read_in(request)
@@ -151,10 +211,12 @@ class Virtual:
 
     def _release(self, request: Request) -> None:
         self._open.pop(requests.release_handle(request), None)
+        if self.hints is not None:
+            self.hints.release(requests.release_handle(request))
         self._ok(request, b"")
 
     def _access(self, request: Request) -> None:
-        if requests.access_mask(request) & os.W_OK:
+        if requests.access_mask(request) & os.W_OK and not self._is_hints(request.node_id):
             raise Refused(errno.EROFS, "the mount is read-only")
         self._ok(request, b"")
 

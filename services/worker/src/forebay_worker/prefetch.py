@@ -117,7 +117,7 @@ class Prefetch:
             if len(self._tasks) >= FETCHES_MAX:
                 break
             block_id = block.block_id
-            if block_id in self._tasks or self._is_here(block_id) or self._failed.get(block_id, 0.0) > now:
+            if block_id in self._tasks or self._is_whole(block_id) or self._failed.get(block_id, 0.0) > now:
                 continue
             if block_id in self._known:
                 self._begin(block_id)
@@ -125,6 +125,11 @@ class Prefetch:
     def _is_here(self, block_id: str) -> bool:
         block = self._store.index.get(block_id)
         return block is not None and block.state is State.SEALED
+
+    def _is_whole(self, block_id: str) -> bool:
+        """Whether nothing is left to fetch: it may still have to be sealed."""
+        block = self._store.index.get(block_id)
+        return block is not None and not block.extents.missing(range(block.extents.geometry.count))
 
     def _begin(self, block_id: str) -> None:
         wish = self._tasks[block_id] = asyncio.get_running_loop().create_future()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,9 +12,12 @@ from forebay.client import ClientOptions, SyncClient
 from forebay.client.sync import SyncReader
 from forebay.data.errors import NotOurMount
 from forebay.errors import ForebayError, InvalidRequest, NotFound, PermissionDenied, StaleVersion, UfsUnavailable
+from forebay.runtime import logs
 from forebay.telemetry import waits
 
 MOUNT_TYPE = "fuse.forebay"
+HINTS = ".forebay/hints"
+LOG = logs.get("forebay.data")
 _CLIENTS: dict[ClientOptions, SyncClient] = {}
 """Clients of this process by their options; forked children make theirs anew under the same entry."""
 
@@ -33,14 +36,40 @@ class ByteSource(Protocol):
         """Let it go."""
 
 
+@dataclass(frozen=True)
+class Shape:
+    """How a place is best read by one reader: pieces of this length, so many of them in memory, by up to so many
+    streams."""
+
+    piece_bytes: int = 4 << 20
+    buffers: int = 8
+    streams_max: int = 4
+
+
+IN_ORDER = Shape(piece_bytes=1 << 20, buffers=32, streams_max=1)
+"""A mount: its kernel and its gateway read ahead of one stream, and take several in one file for random reads
+(measured: 578 to 806 MB/s with four streams, 925 to 1,005 so)."""
+
+
 class Files(Protocol):
     """A place with files, by path below its root."""
+
+    @property
+    def shape(self) -> Shape:
+        """How it is best read."""
 
     def open(self, path: str) -> ByteSource:
         """An open file. Raises ForebayError."""
 
     def names(self, folder: str = "") -> list[str]:
         """Paths of the files directly in ``folder``, sorted."""
+
+    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int) -> None:
+        """These files will be read in this order, as far as anybody can make use of it.
+
+        Raises:
+            NotFound: some are not there.
+        """
 
 
 class LocalSource:
@@ -87,6 +116,11 @@ class FolderFiles:
 
     root: Path
 
+    @property
+    def shape(self) -> Shape:
+        """As ``Files.shape``."""
+        return Shape()
+
     def open(self, path: str) -> ByteSource:
         """As ``Files.open``."""
         return LocalSource(self.root / path.lstrip("/"))
@@ -98,6 +132,9 @@ class FolderFiles:
                 return sorted(os.path.join(folder, entry.name) for entry in entries if entry.is_file())
         except OSError as e:
             raise _translated(e, self.root / folder) from e
+
+    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int) -> None:
+        """As ``Files.hint``: nobody can."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +151,33 @@ class MountFiles(FolderFiles):
             raise NotOurMount(f"{self.root} is no mount of Forebay's (it is {found or 'not there'})")
         waits.mount_used(str(self.root))
 
+    @property
+    def shape(self) -> Shape:
+        """As ``Files.shape``."""
+        return IN_ORDER
+
     def open(self, path: str) -> ByteSource:
         """As ``Files.open``."""
         return LocalSource(self.root / path.lstrip("/"), "mount")
+
+    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int) -> None:
+        """As ``Files.hint``, by the mount's ``.forebay/hints``; a mount that takes none is not told."""
+        here = self.root.resolve()
+        top = next(folder for folder in (here, *here.parents) if os.path.ismount(folder))
+        below = here.relative_to(top)
+        lines = [f"# epoch={epoch} seed={seed} rank={rank}", *(str(below / path.lstrip("/")) for path in paths), ""]
+        try:
+            file = (top / HINTS).open("w")
+        except OSError as e:
+            LOG.info("the mount takes no hints", mount=str(top), error=e.strerror)
+            return
+        try:
+            with file:
+                file.write("\n".join(lines))
+        except FileNotFoundError as e:
+            raise NotFound((top / HINTS).read_text().strip(), path=str(here)) from e
+        except OSError as e:
+            LOG.warning("a hint was not taken", mount=str(top), error=e.strerror)
 
 
 class SdkSource:
@@ -147,6 +208,11 @@ class SdkFiles:
     options: ClientOptions
     prefix: str = "/"
 
+    @property
+    def shape(self) -> Shape:
+        """As ``Files.shape``."""
+        return Shape()
+
     def client(self) -> SyncClient:
         """The client of this process."""
         client = _CLIENTS.get(self.options)
@@ -163,6 +229,15 @@ class SdkFiles:
     def names(self, folder: str = "") -> list[str]:
         """As ``Files.names``."""
         return sorted(os.path.join(folder, e.name) for e in self._entries(folder))
+
+    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int) -> None:
+        """As ``Files.hint``, by the SDK."""
+        try:
+            self.client().hint([self._full(path) for path in paths], epoch=epoch, seed=seed, rank=rank)
+        except (NotFound, InvalidRequest):
+            raise
+        except ForebayError as e:  # advice that nobody took: reads go on
+            LOG.warning("a hint was not taken", error=e.message)
 
     def _entries(self, folder: str) -> Iterator[_Named]:
         return (e for e in self.client().list(self._full(folder)) if e.kind == "file")

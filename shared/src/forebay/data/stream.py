@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from forebay.data import tar, tfrecord
 from forebay.data.order import Part, shard_order, share, window_order
-from forebay.data.pieces import BUFFERS, PIECE_BYTES, STREAMS_MAX, Piece, Pieces, Section
+from forebay.data.pieces import Piece, Pieces, Section
 from forebay.data.places import Files
 from forebay.errors import InvalidRequest
 from forebay.telemetry import waits
@@ -23,23 +23,26 @@ Format = Literal["tfrecord", "tar"]
 @dataclass(frozen=True)
 class StreamOptions:
     """How shards are read. ``window``: records that are shuffled among each other (1: as they stand in the shard);
-    ``checks``: whether checksums of TFRecords are looked at; ``piece_bytes``, ``buffers``, ``streams_max``: see
-    ``Pieces``."""
+    ``checks``: whether checksums of TFRecords are looked at;
+    ``hints``: whether the order of shards is told to the workers; ``piece_bytes``, ``buffers``, ``streams_max``: see
+    ``Pieces`` (``None``: as the place is best read)."""
 
     format: Format = "tfrecord"
     seed: int = 0
     is_shuffled: bool = True
     window: int = 256
     checks: bool = True
-    piece_bytes: int = PIECE_BYTES
-    buffers: int = BUFFERS
-    streams_max: int = STREAMS_MAX
+    hints: bool = True
+    piece_bytes: int | None = None
+    buffers: int | None = None
+    streams_max: int | None = None
 
     def __post_init__(self) -> None:
         if self.format not in ("tfrecord", "tar"):
             raise InvalidRequest(f"format is tfrecord or tar, not {self.format!r}")
         for name in ("window", "piece_bytes", "buffers", "streams_max"):
-            if getattr(self, name) < 1:
+            value = getattr(self, name)
+            if value is not None and value < 1:
                 raise InvalidRequest(f"{name} must be at least 1")
 
 
@@ -100,7 +103,7 @@ class ShardStream:
         self._files, self._options, self._skip, self._decode = files, options, skip, decode
         self.name = waits.loader_name()
         order = shard_order(shards, seed=options.seed, epoch=self.position.epoch, is_shuffled=options.is_shuffled)
-        self.shards = share(order, part)
+        self.shards, self._part = share(order, part), part
 
     def __iter__(self) -> Iterator[Any]:
         began_s = time.monotonic()
@@ -115,6 +118,7 @@ class ShardStream:
 
     def _all(self) -> Iterator[Any]:
         start = self.position
+        self._hint(start)
         for window in self._windows(start):
             order = self._order(window)
             done = start.done if window.position.offset == start.offset and window.position.shard == start.shard else 0
@@ -126,6 +130,12 @@ class ShardStream:
                     continue
                 sample = window.samples[order[nth]]
                 yield sample if self._decode is None else self._decode(sample)
+
+    def _hint(self, start: Position) -> None:
+        if self._options.hints and start.shard < len(self.shards):
+            rank = self._part.rank * self._part.workers + self._part.worker
+            left = self.shards[start.shard :]
+            self._files.hint(left, epoch=start.epoch, seed=self._options.seed, rank=rank)
 
     def _order(self, window: _Window) -> Sequence[int]:
         count, options = len(window.samples), self._options
@@ -161,13 +171,13 @@ class ShardStream:
             for number, path in enumerate(self.shards)
             if number >= start.shard
         )
-        options = self._options
+        options, shape = self._options, self._files.shape
         with Pieces(
             self._files,
             sections,
-            piece_bytes=options.piece_bytes,
-            buffers=options.buffers,
-            streams_max=options.streams_max,
+            piece_bytes=options.piece_bytes or shape.piece_bytes,
+            buffers=options.buffers or shape.buffers,
+            streams_max=options.streams_max or shape.streams_max,
         ) as pieces:
             self.pieces = pieces
             pieces.name = self.name

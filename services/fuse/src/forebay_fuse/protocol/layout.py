@@ -14,6 +14,10 @@ ATTR_OUT = Struct("<QII")  # attr_valid attr_valid_ns dummy
 OPEN_IN = Struct("<II")  # flags open_flags
 OPEN_OUT = Struct("<QIi")  # fh open_flags backing_id
 READ_IN = Struct("<QQIIQII")  # fh offset size read_flags lock_owner flags padding
+WRITE_IN = Struct("<QQIIQII")  # fh offset size write_flags lock_owner flags padding
+WRITE_OUT = Struct("<II")  # size padding
+SETATTR_VALID = Struct("<II")  # valid padding, then what it names
+FLUSH_IN = Struct("<QIIQ")  # fh unused padding lock_owner
 RELEASE_IN = Struct("<QIIQ")  # fh flags release_flags lock_owner
 FORGET_IN = Struct("<Q")  # nlookup
 BATCH_FORGET_IN = Struct("<II")  # count dummy
@@ -110,6 +114,12 @@ WRITING = frozenset(
     }
 )  # fmt: skip
 """Requests that would change something: answered EROFS."""
+
+SETS_SIZE = 1 << 3
+"""Of SETATTR: the size."""
+
+TRUNCATING = SETS_SIZE | 1 << 5 | 1 << 6 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11
+"""What may come with it: the times that go with it, the handle, the owner of locks, set-id bits to be taken away."""
 
 SILENT = frozenset({Op.FORGET, Op.BATCH_FORGET, Op.INTERRUPT})
 """Requests that get no reply."""

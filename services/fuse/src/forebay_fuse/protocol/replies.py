@@ -125,6 +125,11 @@ def direntplus(node_id: int, a: Attributes, times: Timeouts, offset: int, name: 
     return head + name + _PADS[length & 7]
 
 
+def written(count: int) -> bytes:
+    """``struct fuse_write_out``: how much was taken."""
+    return l.WRITE_OUT.pack(count, 0)
+
+
 def statfs(*, blocks: int, block_size: int, files: int, name_max: int) -> bytes:
     """A read-only file system: nothing is free."""
     return l.STATFS_OUT.pack(blocks, 0, 0, files, 0, block_size, name_max, block_size, 0)

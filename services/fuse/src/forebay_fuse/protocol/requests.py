@@ -85,6 +85,28 @@ def read_in(request: Request) -> ReadIn:
     return ReadIn(handle, offset, size)
 
 
+def write_in(request: Request) -> tuple[int, int, bytes]:
+    """Handle, offset and bytes of WRITE."""
+    _need(request, l.WRITE_IN.size)
+    handle, offset, size, *_ = l.WRITE_IN.unpack_from(request.body)
+    _need(request, l.WRITE_IN.size + size)
+    return handle, offset, bytes(request.body[l.WRITE_IN.size : l.WRITE_IN.size + size])
+
+
+def setattr_valid(request: Request) -> int:
+    """What SETATTR is to change, as a mask."""
+    _need(request, l.SETATTR_VALID.size)
+    valid: int = l.SETATTR_VALID.unpack_from(request.body)[0]
+    return valid
+
+
+def flush_handle(request: Request) -> int:
+    """The handle of FLUSH."""
+    _need(request, l.FLUSH_IN.size)
+    handle: int = l.FLUSH_IN.unpack_from(request.body)[0]
+    return handle
+
+
 def open_flags(request: Request) -> int:
     """The ``open(2)`` flags of OPEN and OPENDIR."""
     _need(request, l.OPEN_IN.size)
