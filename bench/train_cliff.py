@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any
 
 from bench.figures import Figure, Options, environment, say
-from bench.first_gateway import drop_caches
+from bench.gateway_readers import drop_caches
 from bench.train_cluster import mounted
 from bench.train_job import TUNED_INPUT, Job, job
 from forebay.cli.sources import SourceOptions
