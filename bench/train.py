@@ -17,14 +17,17 @@ from bench.gateway_readers import drop_caches, kept_memory
 from bench.train_cluster import UNTUNED, Mounted, mounted
 from bench.train_job import BATCH, ONE_THREAD, TUNED_INPUT, Job, Ran, job, synthetic
 from bench.train_profiles import NODE_MBPS
-from forebay.data import FolderFiles, StreamOptions
+from forebay.data import Files, FolderFiles, StreamOptions
 
-PAIRS, QUICK_PAIRS = 7, 1
+PAIRS, QUICK_PAIRS, BESIDE_PAIRS = 7, 1, 3
 PACES = tuple(NODE_MBPS * 0.85**n for n in range(12))
 LOSS_MAX, UTILISATION_MIN, GAIN_MIN = 0.01, 0.99, 3.36
 NEAR, NEAR_OFF_MAX = 0.25, 0.05
 KEPT_BYTES = 5 << 29
 """Room for the page cache of the dataset, kept from the host of a virtual machine."""
+
+STREAMING = {"gateway": ("--direct-io",)}
+"""Of a dataset that the page cache does not hold: a page that is never read again only costs."""
 
 UNPACED_EPOCHS = 3
 """The page cache serves the second and third, where a switch allows it."""
@@ -49,29 +52,54 @@ def check_near(share: float, *, quick: bool) -> float:
     return share
 
 
+def paced(mount: Mounted, files: Files, step_s: float, pairs: int) -> list[tuple[Ran, Ran]]:
+    """Synthetic beside ``files``, in turn; each epoch begins without pages of the mount."""
+    made, found = mount.job, list[tuple[Ran, Ran]]()
+    for number in range(pairs):
+        drop_caches()
+        found.append((synthetic(made.steps(), step_s), made.run(files, step_s, epoch=number)))
+        say(f"train: {found[-1][0].images_per_s:.0f} synthetic, {found[-1][1].images_per_s:.0f} through {files}")
+    return found
+
+
+def lost(pairs: Sequence[tuple[Ran, Ran]]) -> float:
+    """Of images/s, the median."""
+    return median(1 - ours.images_per_s / ideal.images_per_s for ideal, ours in pairs)
+
+
 @cache
 def tuned(options: Options) -> Mapping[str, Any]:
-    """One run for three figures: at a pace, synthetic beside the mount."""
-    with job(options) as made, mounted(made) as mount, kept_memory(KEPT_BYTES):
-        mount.spread()
-        mount.warm()
+    """One run for three figures: at a pace, synthetic beside the mount. The page cache has nothing to give here, so the
+    mount does without it; with it, and by the SDK, is in the detail."""
+    count, beside = (QUICK_PAIRS, 1) if options.quick else (PAIRS, BESIDE_PAIRS)
+    with job(options) as made, kept_memory(KEPT_BYTES):
         pace = pace_mbps(made)
-        step_s, files = made.step_s(pace), mount.files()
-        pairs, sent = list[tuple[Ran, Ran]](), mount.sent()
-        for number in range(QUICK_PAIRS if options.quick else PAIRS):
-            drop_caches()
-            pairs.append((synthetic(made.steps(), step_s), made.run(files, step_s, epoch=number)))
-            say(f"train: {pairs[-1][0].images_per_s:.0f} synthetic, {pairs[-1][1].images_per_s:.0f} through the mount")
-        share = 1 - (mount.sent() - sent) / (len(pairs) * made.bytes)
-        return {
-            "pace": pace,
-            "lost": median(1 - ours.images_per_s / ideal.images_per_s for ideal, ours in pairs),
-            "utilisation": median(ours.utilisation / ideal.utilisation for ideal, ours in pairs),
-            "runs": [[round(i.images_per_s, 1), round(o.images_per_s, 1)] for i, o in pairs],
-            "near_share": round(check_near(share, quick=options.quick), 3),
-            "far_share": round(1 - share, 3),
-            "dataset_MB": round(made.bytes / 1e6),
-        }
+        step_s = made.step_s(pace)
+        with mounted(made, extra=STREAMING) as mount:
+            mount.spread()
+            mount.warm()
+            sent = mount.sent()
+            pairs = paced(mount, mount.files(), step_s, count)
+            share = 1 - (mount.sent() - sent) / (count * made.bytes)
+            sdk = mount.sdk()
+            by_sdk = lost(paced(mount, sdk, step_s, beside))
+            sdk.close()
+        with mounted(made) as mount:
+            mount.spread()
+            mount.warm()
+            by_pages = lost(paced(mount, mount.files(), step_s, beside))
+    return {
+        "pace": pace,
+        "lost": lost(pairs),
+        "utilisation": median(ours.utilisation / ideal.utilisation for ideal, ours in pairs),
+        "runs": [[round(i.images_per_s, 1), round(o.images_per_s, 1)] for i, o in pairs],
+        "near_share": round(check_near(share, quick=options.quick), 3),
+        "far_share": round(1 - share, 3),
+        "dataset_MB": round(made.bytes / 1e6),
+        "mount": STREAMING,
+        "lost_with_page_cache": round(by_pages, 4),
+        "lost_by_sdk": round(by_sdk, 4),
+    }
 
 
 def _figure(options: Options, name: str, key: str, unit: str, goal: float | None, *, lower: bool = False) -> Figure:

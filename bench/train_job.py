@@ -30,8 +30,8 @@ IMAGES, QUICK_IMAGES = 56, 14
 BATCH = PROFILES["a100"].batch // 8
 """An eighth of a batch at eight times the rate: the same pace in a shorter run."""
 
-AHEAD = 4
-"""Batches that are ready before they are asked for."""
+AHEAD = 16
+"""Batches that are ready before they are asked for: two of that benchmark's."""
 
 TUNED_INPUT = StreamOptions(window=1)
 ONE_THREAD = StreamOptions(window=1, buffers=1, streams_max=1, piece_bytes=256 << 10)
