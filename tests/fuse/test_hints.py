@@ -80,4 +80,4 @@ def test_a_dataset_over_the_mount_tells_its_order_by_itself(cluster: Cluster) ->
     assert samples == [FILE_BYTES - 16] * FILES
     assert streams(cluster) == before + 1
     with pytest.raises(NotFound, match="not there"):
-        list(ShardDataset(MountFiles(cluster.mount), [*NAMES, "gone"], rank=1, world_size=2, seed=3))
+        list(ShardDataset(MountFiles(cluster.mount), [*NAMES, "gone"], seed=3))
