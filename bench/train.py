@@ -58,7 +58,8 @@ def paced(mount: Mounted, files: Files, step_s: float, pairs: int) -> list[tuple
     for number in range(pairs):
         drop_caches()
         found.append((synthetic(made.steps(), step_s), made.run(files, step_s, epoch=number)))
-        say(f"train: {found[-1][0].images_per_s:.0f} synthetic, {found[-1][1].images_per_s:.0f} through {files}")
+        ideal, ours = found[-1]
+        say(f"train: {type(files).__name__}: {ours.images_per_s:.0f} images/s, synthetic {ideal.images_per_s:.0f}")
     return found
 
 

@@ -21,6 +21,7 @@ from bench.figures import Options
 from bench.train_profiles import PROFILES, RECORDS_PER_SHARD
 from forebay.data import Files, Part, Position, ShardStream, StreamOptions
 from forebay.data.tfrecord import Splitter
+from forebay.errors import ForebayError
 
 SHARDS, QUICK_SHARDS = 32, 8
 SHARD_BYTES, QUICK_SHARD_BYTES = RECORDS_PER_SHARD * 114_660 // 4, 4 << 20
@@ -62,20 +63,31 @@ class Ran:
         return Ran(self.images + other.images, self.seconds + other.seconds, self.computed_s + other.computed_s)
 
 
-def train(batches: Iterator[int], *, step_s: float) -> Ran:
-    """Steps until there is no batch left: wait for one, compute. The clock begins with the first batch, as there."""
-    images, steps, began = 0, 0, 0.0
-    for count in batches:
-        began = began or time.monotonic()
+Batch = tuple[int, float]
+"""Images, and when they were ready."""
+
+
+def train(batches: Iterator[Batch], *, step_s: float) -> Ran:
+    """Steps until there is no batch left. The clock begins with the first batch, as there.
+
+    An accelerator computes beside its host: it begins with a batch as soon as that is ready and the one before is done,
+    even if this thread (which shares two CPUs with the whole cluster) is woken later. So steps end at moments that are
+    reckoned, and a late one does not move the next. What is measured is the clock.
+    """
+    images, steps, began_s, end_s = 0, 0, 0.0, 0.0
+    for count, ready_s in batches:
+        began_s = began_s or time.monotonic()
         images, steps = images + count, steps + 1
-        if step_s:
-            time.sleep(step_s)
-    return Ran(images, time.monotonic() - began, steps * step_s)
+        end_s = max(end_s or began_s, ready_s) + step_s
+        left_s = end_s - time.monotonic()
+        if left_s > 0:
+            time.sleep(left_s)
+    return Ran(images, time.monotonic() - began_s, steps * step_s)
 
 
 def synthetic(count: int, step_s: float) -> Ran:
     """As many batches that need no data."""
-    return train(iter([BATCH] * count), step_s=step_s)
+    return train(iter([(BATCH, 0.0)] * count), step_s=step_s)
 
 
 @dataclass(frozen=True)
@@ -126,12 +138,12 @@ def batches(
     epoch: int = 0,
     loaders: int = 1,
     decode: Decode | None = None,
-) -> Iterator[int]:
-    """Sizes of batches of records, read a few ahead by threads that share the shards; each one's last may be short."""
-    ready: queue.Queue[int | BaseException] = queue.Queue(AHEAD)
+) -> Iterator[Batch]:
+    """Whole batches of records, read a few ahead by threads that share the shards; what each has left is not used."""
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
     is_over = threading.Event()
 
-    def put(item: int | BaseException) -> None:
+    def put(item: Batch | BaseException | None) -> None:
         while not is_over.is_set():
             try:
                 return ready.put(item, timeout=0.5)
@@ -142,12 +154,13 @@ def batches(
         try:
             part, start = Part(worker=number, workers=loaders), Position(epoch=epoch)
             stream = iter(ShardStream(files, names, part, options, start=start, decode=decode))
-            while (count := len([0 for _, _ in zip(range(BATCH), stream, strict=False)])) and not is_over.is_set():
-                put(count)
-            put(0)
+            while len([0 for _, _ in zip(range(BATCH), stream, strict=False)]) == BATCH and not is_over.is_set():
+                put((BATCH, time.monotonic()))
+            put(None)
         except BaseException as e:
             put(e)
-            raise
+            if not isinstance(e, ForebayError):
+                raise
 
     threads = [threading.Thread(target=load, args=(n,), name="loader", daemon=True) for n in range(loaders)]
     for thread in threads:
@@ -158,8 +171,9 @@ def batches(
             item = ready.get()
             if isinstance(item, BaseException):
                 raise item
-            left -= not item
-            if item:
+            if item is None:
+                left -= 1
+            else:
                 yield item
     finally:
         is_over.set()

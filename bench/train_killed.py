@@ -70,7 +70,7 @@ class Training(threading.Thread):
         epoch = 0
         while not self.is_over.is_set():
             try:
-                for count in batches(self._files, self._made.names, INPUT, epoch=epoch, loaders=LOADERS):
+                for count, _ in batches(self._files, self._made.names, INPUT, epoch=epoch, loaders=LOADERS):
                     self.seen.batches.append((time.monotonic(), count))
                     if self.is_over.is_set():
                         return

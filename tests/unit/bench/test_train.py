@@ -1,0 +1,78 @@
+"""The pure parts of the train bench."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.train import check_near
+from bench.train_cluster import UNTUNED, flags_of
+from bench.train_job import BATCH, Ran, batches, synthetic, train
+from bench.train_table import Row, plot
+from forebay.data import FolderFiles, StreamOptions
+from forebay.errors import NotFound
+from tests.unit.data.kit import tfrecord_shards
+
+
+def test_flags_of_switches_are_put_together_by_service() -> None:
+    flags = flags_of(tuple(UNTUNED))
+
+    assert set(flags) == {"gateway", "worker"}
+    assert {"--direct-io", "--no-metadata-cache", "local-first"} <= set(flags["gateway"])
+    assert set(flags["worker"]) == {"--passive-cache", "--read-type", "CACHE_PROMOTE"}
+
+
+def test_bytes_by_source_that_are_more_than_five_points_off_are_an_error() -> None:
+    assert check_near(0.21, quick=False) == 0.21
+    with pytest.raises(RuntimeError, match="near tier"):
+        check_near(0.31, quick=False)
+
+
+def test_loaders_share_the_shards_without_loss_and_an_error_of_one_is_the_jobs(tmp_path: Path) -> None:
+    names = tfrecord_shards(tmp_path, shards=6, records=50)
+    began = time.monotonic()
+
+    found = list(batches(FolderFiles(tmp_path), names, StreamOptions(window=1), loaders=3))
+
+    assert [count for count, _ in found] == [BATCH] * 6  # each loader leaves a few that are no whole batch
+    assert all(began <= ready_s <= time.monotonic() for _, ready_s in found)
+    with pytest.raises(NotFound):
+        list(batches(FolderFiles(tmp_path), [*names, "gone"], StreamOptions(window=1), loaders=2))
+
+
+def test_a_batch_that_is_late_makes_the_accelerator_wait_and_one_that_was_ready_does_not() -> None:
+    def given() -> Iterator[tuple[int, float]]:
+        yield BATCH, time.monotonic()
+        time.sleep(0.05)
+        yield BATCH, time.monotonic()
+        yield BATCH, 0.0
+
+    ran = train(given(), step_s=0.01)
+
+    assert ran.images == 3 * BATCH
+    assert ran.computed_s == pytest.approx(0.03)
+    assert ran.seconds >= 0.01 + 0.05 + 0.02
+    assert ran.utilisation < 0.4
+
+
+def test_utilisation_is_the_share_of_time_that_is_computed() -> None:
+    began = time.monotonic()
+    ran = synthetic(3, 0.01)
+
+    assert ran.images == 3 * BATCH
+    assert 0.03 <= ran.seconds <= time.monotonic() - began
+    assert ran.utilisation == pytest.approx(0.03 / ran.seconds)
+    assert (ran + Ran(50, 1.0, 0.5)).images == 4 * BATCH
+
+
+def test_the_plot_has_a_line_for_each_mode_in_both_panels() -> None:
+    found = [Row(mode, count, 10.0 * count, 0.9, 1.0) for mode in ("mount", "sdk") for count in (1, 2)]
+
+    drawn = plot(found)
+
+    assert drawn.count("<polyline") == 4
+    assert drawn.count("<circle") == 8
+    assert drawn.endswith("</svg>\n")
