@@ -260,6 +260,22 @@ def test_a_half_filled_block_that_cannot_be_opened_costs_itself_and_one_error(tm
     run(main())
 
 
+def test_while_one_directory_cannot_be_looked_at_blocks_of_the_others_are_found(mem: Path, tmp_path: Path) -> None:
+    async def main() -> None:
+        ufs = MemoryUfs()
+        asked = asked_for(ufs.put("a", content(MIB)))
+        async with kit(("SSD", tmp_path, 64 * MIB), ufs=ufs) as parts:
+            await parts.read(asked)
+            await settled(parts)
+        calls = len(ufs.calls)
+        async with kit(("MEM", mem, 64 * MIB), ("SSD", tmp_path, 64 * MIB), ufs=ufs, scans=False) as parts:
+            (mem / asked.block_id[:2]).symlink_to(asked.block_id[:2])
+            assert await parts.read(asked) == content(MIB)
+            assert len(ufs.calls) == calls
+
+    run(main())
+
+
 def test_the_first_read_of_a_start_does_not_wait_for_the_scan(tmp_path: Path) -> None:
     async def main() -> None:
         ufs = MemoryUfs()

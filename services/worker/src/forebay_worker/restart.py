@@ -17,7 +17,7 @@ from forebay_worker import recovery
 from forebay_worker.block import Block, charge_of
 from forebay_worker.directory import TierDirectory
 from forebay_worker.extents import Geometry
-from forebay_worker.files import IoThreads
+from forebay_worker.files import IoThreads, TierFailed
 from forebay_worker.index import StoreIndex
 from forebay_worker.ondisk import Seals
 from forebay_worker.recovery import FoundBlock, FoundPart, Mended, Scan
@@ -180,7 +180,10 @@ class Restart:
     async def adopt(self, block_id: str) -> None:
         """Takes in a complete block of a directory whose scan has not ended."""
         for number in sorted(self._unscanned):
-            found = await self._threads.run(recovery.look, self._tiers[number], block_id)
+            try:
+                found = await self._threads.run(recovery.look, self._tiers[number], block_id)
+            except TierFailed:  # the scan finds that out as well, and says so
+                continue
             if found is not None and number in self._unscanned:
                 self._restore(number, found)
                 return
