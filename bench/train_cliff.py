@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.figures import Figure, Options, environment, say
 from bench.gateway_readers import drop_caches
-from bench.train_cluster import mounted
+from bench.train_cluster import WORKERS, mounted
 from bench.train_job import TUNED_INPUT, Job, job
 from forebay.cli.sources import SourceOptions
 from forebay.testing.faults import FaultProxy, Faults
@@ -31,6 +31,13 @@ EPOCHS = 2
 """Measured, after one that fills the cache."""
 
 DIRECT_STREAMS = 8
+BLOCK = 4 << 20
+"""Small, so that what a worker holds is many blocks, as it is with a real dataset."""
+
+WINDOW = 0.02
+"""Room that blocks fetched ahead may take, in datasets."""
+
+SMALL_BLOCKS = {"master": ("--block-size", str(BLOCK))}
 GOAL = 0.95
 FAST = Faults()
 
@@ -61,9 +68,11 @@ def reached(made: Job, s3: S3Server, proxy: FaultProxy, share: float) -> dict[st
     """MB/s of epochs that begin with a full cache, with hints and without."""
     source = f"s3://{BUCKET}/{PREFIX}"
     how = SourceOptions(endpoint=f"http://{proxy.address}", region=REGION, path_style=True)
-    hints = ("--hint-bytes", str(made.bytes // 8))
-    found: dict[str, Any] = {}
-    with mounted(made, room=share, source=source, options=how, environ=s3.env, extra={"worker": hints}) as mount:
+    ahead = int(made.bytes * WINDOW / (1 - share) / WORKERS)
+    full = ("--hint-bytes", str(ahead), "--high-watermark", "0.99", "--low-watermark", "0.98")
+    extra = {"worker": full, **SMALL_BLOCKS}
+    found: dict[str, Any] = {"hint_MB": round(ahead / 1e6, 1)}
+    with mounted(made, room=share, source=source, options=how, environ=s3.env, extra=extra) as mount:
         files = mount.files()
         proxy.faults = FAST
         made.run(files, 0.0, epoch=0)
@@ -82,9 +91,10 @@ def reached(made: Job, s3: S3Server, proxy: FaultProxy, share: float) -> dict[st
 @cache
 def cached(options: Options) -> float:
     """MB/s of the same cluster when all is cached."""
-    with job(options, shards=SHARDS) as made, mounted(made) as mount:
-        mount.warm()
-        return made.mbps(made.run(mount.files(), 0.0))
+    with job(options, shards=SHARDS) as made, mounted(made, room=8.0, extra=SMALL_BLOCKS) as mount:
+        made.run(mount.files(), 0.0)
+        drop_caches()
+        return made.mbps(made.run(mount.files(), 0.0, epoch=1))
 
 
 @cache

@@ -83,6 +83,23 @@ def test_misses_of_a_cache_smaller_than_the_dataset_become_prefetched(cluster: C
     assert last_epoch > 0.75  # without hints it is what the cache holds, 0.6 at most
 
 
+def test_what_a_reader_jumps_over_is_given_up(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in NAMES[:20]:
+        (source / name[1:]).write_bytes(random.Random(name).randbytes(FILE_BYTES))
+    slow = {"worker": ("--hint-bytes", str(16 * MIB), "--ufs-bytes-per-s", "4MB")}
+    with Cluster.of_folder(source, extra=slow) as cluster, remote(cluster) as client:
+        client.hint(NAMES[:20])
+        eventually(lambda: cluster.metrics("worker-0")["forebay_worker_prefetches"] >= 3)
+
+        with client.open(NAMES[15]) as reader:
+            reader.read(0, 1000)
+
+        cancelled = 'forebay_worker_prefetches_total{outcome="cancelled"}'
+        eventually(lambda: cluster.metrics("worker-0").get(cancelled, 0) >= 3)
+
+
 def test_files_that_are_not_there_are_named_and_nobody_is_told_anything(cluster: Cluster) -> None:
     with remote(cluster) as client:
         with pytest.raises(NotFound, match="2 of 3 files of the hint are not there: /gone, /lost"):
