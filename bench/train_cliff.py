@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from bench.figures import Figure, Options, environment, say
@@ -45,7 +46,7 @@ FAST = Faults()
 @contextmanager
 def served(made: Job) -> Iterator[tuple[S3Server, FaultProxy]]:
     """The job's shards as objects, near and fast until the proxy is told otherwise."""
-    with S3Server() as s3:
+    with S3Server(folder=Path("/dev/shm")) as s3:
         s3.make_bucket(BUCKET)
         for name in made.names:
             s3.put(BUCKET, f"{PREFIX}/{name}", (made.folder / name).read_bytes())
