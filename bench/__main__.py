@@ -23,6 +23,7 @@ MODULES = {
     "metadata": ("bench.metadata", "bench.metadata_failover"),
     "hit_ratio": ("bench.hit_ratio",),
     "train": ("bench.train", "bench.train_cliff", "bench.train_killed"),
+    "operations": ("bench.operations",),
 }
 """Bench names and the modules with their figures, each as ``FIGURES: dict[str, Callable[[Options], Figure]]``."""
 

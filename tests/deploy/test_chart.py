@@ -57,6 +57,7 @@ def test_every_object_of_the_chart_is_valid(tmp_path: Path, name: str) -> None:
     assert done.returncode == 0, done.stderr
     kinds = [(found["kind"], found["metadata"]["name"]) for found in orjson.loads(done.stdout)]
     assert ("StatefulSet", "forebay-master") in kinds
+    assert ("CronJob", "forebay-load") in kinds
     assert (("DaemonSet", "forebay-keeper") in kinds) == (name != "small")
     assert (("StatefulSet", "forebay-worker") in kinds) == (name == "stateful")
     assert (("StatefulSet", "forebay-zookeeper") in kinds) == (name != "outside")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ import orjson
 import pytest
 from typer.testing import CliRunner
 
+from forebay.cli.doctor.block_probes import FILES_MAX
+from forebay.cli.doctor.findings import Finding
+from forebay.cli.doctor.mount_probes import MountEye, probe_process
 from forebay.cli.main import app
-from forebay.testing.cluster import Cluster
+from forebay.testing.cluster import Cluster, eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.fuse]
 
@@ -31,16 +35,69 @@ def examined(*words: str | Path, code: int) -> dict[str, dict[str, Any]]:
     return {finding["switch"]: finding for finding in orjson.loads(ended.stdout)}
 
 
+def change(cluster: Cluster, **settings: object) -> None:
+    """PATCHes every worker's settings."""
+    for number in range(cluster.local.spec.workers):
+        request = urllib.request.Request(
+            f"http://{cluster.local.address(f'worker-{number}')}/v1/settings",
+            data=orjson.dumps(settings),
+            method="PATCH",
+            headers={"content-type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=20) as reply:
+            assert reply.status == 200
+
+
 def test_a_mount_that_is_well_has_no_switch_without_effect(source: Path) -> None:
+    for number in range(FILES_MAX):
+        (source / f"more-{number}").write_bytes(os.urandom(100_000))
+    (source / "late").mkdir()
+    (source / "late" / "file").write_bytes(b"behind the files that probes of the whole look at")
     with Cluster.of_folder(source, mounts=1, workers=2) as cluster:
         found = examined(cluster.mount, code=0)
+        change(cluster, passive_cache=True)
+        passive = examined("--registry", cluster.registry, code=0)
+        change(cluster, read_type="NO_CACHE", passive_cache=False)
+        uncached = examined("--registry", cluster.registry, "--path", "/late", code=1)
 
     verdicts = {name: finding["verdict"] for name, finding in found.items()}
     assert {n for n, v in verdicts.items() if v == "cannot tell"} <= {"read_ahead_kib", "http2"}
     for name in ("short_circuit", "kernel_cache", "update_access_time", "metadata_cache", "replicas", "clocks"):
         assert verdicts[name] == "ok", found[name]
+    for name in ("location_policy", "read_type", "worker_list_refresh_interval"):
+        assert verdicts[name] == "ok", found[name]
+    assert verdicts["passive_cache"] == "not set"
+    assert passive["passive_cache"]["verdict"] == "ok", passive
+    assert uncached["read_type"]["verdict"] == "ok", uncached
+    assert "kept nothing" in uncached["read_type"]["saw"]
+    assert uncached["replicas"]["verdict"] == "no effect"  # nothing is kept, so no copy is
     assert verdicts["zookeeper"] == "not set"
     assert verdicts["direct_io"] == "not set"
+
+
+def eventually_late(mount: Path) -> Finding:
+    """The finding about the map's age, once it is bad."""
+    eye, bad = MountEye.open(mount), list[Finding]()
+
+    def is_late() -> bool:
+        found = {finding.switch: finding for finding in probe_process(eye)}["worker_list_refresh_interval"]
+        bad.extend([found] if found.verdict == "no effect" else [])
+        return bool(bad)
+
+    eventually(is_late, what="the map to be too old", timeout_s=30)
+    return bad[0]
+
+
+def test_copies_that_find_no_room_make_read_type_and_passive_cache_switches_without_effect(source: Path) -> None:
+    extra = {"worker": ("--passive-cache",)}
+    (source / "file").write_bytes(os.urandom(9_000_000))
+    with Cluster.of_folder(source, workers=2, worker_mem_bytes=4 << 20, extra=extra) as cluster:
+        found = examined("--registry", cluster.registry, code=1)
+
+    assert found["read_type"]["verdict"] == "no effect", found
+    assert "did not keep the block" in found["read_type"]["saw"]
+    assert found["passive_cache"]["verdict"] == "no effect", found
+    assert "has it room" in found["passive_cache"]["saw"]
 
 
 def test_directories_of_nobody_and_replicas_without_workers_are_told(source: Path, tmp_path: Path) -> None:
@@ -48,11 +105,26 @@ def test_directories_of_nobody_and_replicas_without_workers_are_told(source: Pat
     spec = Cluster.spec(
         f"file://{source}",
         short_circuit=False,
-        extra={"gateway": ("--short-circuit-dirs", str(tmp_path / "nothing")), "master": ("--replicas", "2")},
+        extra={
+            "gateway": (
+                *("--short-circuit-dirs", str(tmp_path / "nothing")),
+                *("--location-policy", "local-first", "--worker-list-refresh-interval", "0.5"),
+            ),
+            "master": ("--replicas", "2"),
+        },
     )
     with Cluster(spec, mounts=1) as cluster:
         found = examined(cluster.mount, code=1)
+        cluster.pause("master")
+        try:
+            late = eventually_late(cluster.mount)
+        finally:
+            cluster.resume("master")
 
+    assert "does not answer" in late.saw
+    assert found["worker_list_refresh_interval"]["verdict"] == "ok", found
+    assert found["location_policy"]["verdict"] == "no effect"
+    assert "no worker of this host was asked" in found["location_policy"]["saw"]
     assert found["short_circuit"]["verdict"] == "no effect"
     assert "0 of 1 blocks" in found["short_circuit"]["saw"]
     assert found["passthrough"]["verdict"] == "no effect"

@@ -7,7 +7,7 @@ import pytest
 from forebay.cli.doctor import judges
 from forebay.cli.doctor.cluster_probes import by_version
 from forebay.cli.doctor.findings import Finding, Verdict, is_sound
-from forebay.cli.doctor.judges import Counted, ProbeFile
+from forebay.cli.doctor.judges import Counted, Entered, ProbeFile
 from forebay.cli.doctor.mount_probes import difference, parse
 
 ON = {
@@ -27,6 +27,7 @@ PASSED = Counted(opens_by={"passthrough": 1.0})
 LOCAL = Counted(bytes_by={"local": 1000.0})
 REMOTE = Counted(bytes_by={"mem": 1000.0})
 ASKED = Counted(requests={"read": 3.0})
+HOMES = frozenset({"w1", "w2"})
 NEW, OLD = (6, 12), (6, 1)
 
 CASES: list[tuple[Finding, Verdict, str]] = [
@@ -82,6 +83,32 @@ CASES: list[tuple[Finding, Verdict, str]] = [
     (judges.read_ahead(ON, 128), "no effect", "128, not 4096"),
     (judges.read_ahead(ON, None), "cannot tell", "/sys"),
     (judges.read_ahead({"read_ahead_kib": 0}, 128), "not set", "own"),
+    (judges.worker_list_refresh({"worker_list_refresh_interval": 30.0}, 12.0), "ok", "12.0 s ago; 30 s"),
+    (judges.worker_list_refresh({"worker_list_refresh_interval": 1.0}, 9.0), "no effect", "does not answer"),
+    (judges.worker_list_refresh({}, 9.0), "not set", "watches"),
+    (judges.worker_list_refresh({"worker_list_refresh_interval": 1.0}, None), "cannot tell", "how old"),
+    (judges.location_policy(Entered("deterministic-hash", {"w1": 3}, HOMES, blocks=3)), "ok", "3 reads of 3"),
+    (judges.location_policy(Entered("deterministic-hash", {"w3": 3}, HOMES)), "no effect", "w3 is home of none"),
+    (judges.location_policy(Entered("deterministic-hash", {})), "cannot tell", "nobody"),
+    (judges.location_policy(Entered("local-first", {"localhost": 2})), "ok", "this host"),
+    (judges.location_policy(Entered("local-first", {"w1": 2})), "no effect", "short_circuit_dirs"),
+    (judges.location_policy(Entered("round-robin", {"w1": 2, "w2": 2}, workers=2, blocks=4)), "ok", "w1, w2"),
+    (judges.location_policy(Entered("round-robin", {"w1": 4}, workers=2, blocks=4)), "no effect", "went to w1"),
+    (judges.location_policy(Entered("round-robin", {"w1": 4}, workers=1, blocks=4)), "no effect", "only one worker"),
+    (judges.location_policy(Entered("round-robin", {"w1": 1}, workers=2, blocks=1)), "cannot tell", "one block"),
+    (judges.location_policy(Entered("most-available", {"w1": 2}, roomiest="w1")), "ok", "most room"),
+    (judges.location_policy(Entered("most-available", {"w2": 2}, roomiest="w1")), "no effect", "w1 has most room"),
+    (judges.read_type("CACHE", "w1", was_here=False, is_here=True), "ok", "kept the block"),
+    (judges.read_type("CACHE", "w1", was_here=False, is_here=False), "no effect", "did not keep"),
+    (judges.read_type("NO_CACHE", "w1", was_here=False, is_here=False), "ok", "kept nothing"),
+    (judges.read_type("NO_CACHE", "w1", was_here=False, is_here=True), "no effect", "kept the block"),
+    (judges.read_type("NO_CACHE", "w1", was_here=True, is_here=True), "cannot tell", "already"),
+    (judges.read_type("CACHE_PROMOTE", "w1", was_here=True, is_here=True, promoted=1), "ok", "1 blocks"),
+    (judges.read_type("CACHE_PROMOTE", "w1", was_here=True, is_here=True), "cannot tell", "moved nothing"),
+    (judges.passive_cache(True, "w2", is_here=True), "ok", "kept a copy"),
+    (judges.passive_cache(True, "w2", is_here=False), "no effect", "kept no copy"),
+    (judges.passive_cache(False, "w2", is_here=False), "not set", "kept no copy"),
+    (judges.passive_cache(False, "w2", is_here=True), "no effect", "is off"),
     (judges.kernel("6.12.3-x"), "ok", "passthrough"),
     (judges.kernel("6.1.0"), "ok", "not here: "),
     (judges.zookeeper("http://m:1", None), "not set", "embedded"),

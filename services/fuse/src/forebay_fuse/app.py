@@ -69,6 +69,7 @@ def client_options(settings: FuseSettings, member_id: str) -> ClientOptions:
         location_policy=settings.location_policy,
         reserved_bytes=settings.reserved_bytes,
         hedge=settings.hedge,
+        worker_list_refresh_s=settings.worker_list_refresh_interval,
         read_deadline_s=settings.read_deadline,
         start_deadline_s=settings.registry_timeout,
         tls_ca=settings.tls_ca,

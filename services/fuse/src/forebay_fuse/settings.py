@@ -83,6 +83,9 @@ class FuseSettings(ServiceSettings):
         " local-first-avoid-eviction, round-robin or most-available",
     )
     reserved_bytes: Size = Field(0, ge=0, description="what local-first-avoid-eviction leaves free on this host")
+    worker_list_refresh_interval: float = Field(
+        30.0, ge=0.1, description="seconds: how old the cluster map may get when no watch says anything"
+    )
     hedge: bool = Field(True, description="ask a second worker when the first is later than 95 of 100 answers")
     read_deadline: float = Field(30.0, gt=0, description="seconds after which a read fails with ETIMEDOUT")
     registry_timeout: float = Field(60.0, gt=0, description="seconds to wait for the registry at start")

@@ -1,4 +1,4 @@
-"""``forebay free``, ``pin``, ``unpin``, ``ttl``: what the workers keep, said to all of them."""
+"""``forebay free``, ``pin``, ``unpin``, ``ttl``: what the workers keep."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import typer
 from forebay.cli import output
 from forebay.cli.api import Api, run
 from forebay.cli.door import errors
+from forebay.cli.mounts import MOUNTS_PATH, change
 from forebay.cli.options import Json, PathArgument, Registry, where
 from forebay.contracts import FreeReply, FreeRequest, Member, Mount
-from forebay.contracts.blocks import FREE_PATH, SETTINGS_PATH
-from forebay.errors import ConfigError, ForebayError, InvalidRequest, PeerUnavailable
+from forebay.contracts.blocks import FREE_PATH
+from forebay.errors import ConfigError, InvalidRequest, PeerUnavailable
 
 FREE_S = 300.0
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -87,28 +88,17 @@ def check_whole(mount: Mount, path: str) -> None:
         raise InvalidRequest(f"{path} lies in the mount {mount.path}; pins and times hold for whole mounts")
 
 
-async def _rule(api: Api, path: str, rule: dict[str, Any]) -> tuple[int, list[str]]:
-    """Says a rule of a mount to every worker; how many took it, and who did not."""
-    mount = await api.mount_of(path)
-    check_whole(mount, path)
-    failed: list[str] = []
-    members = _answering(api)
-    for member in members:
-        try:
-            await api.json(member.tcp, "PATCH", SETTINGS_PATH, {"mounts": {mount.mount_id: rule}})
-        except ForebayError as e:
-            if not e.retryable:
-                raise
-            failed.append(f"{member.member_id}: {e.message}")
-    return len(members) - len(failed), failed
-
-
 def _say_rule(context: typer.Context, registry: str | None, path: str, rule: dict[str, Any], what: str) -> None:
+    """Changes an option of a mount; every worker hears of it by its watch of the mount table."""
+
+    async def work(api: Api) -> None:
+        mount = await api.mount_of(path)
+        check_whole(mount, path)
+        await change(api, "PATCH", f"{MOUNTS_PATH}/{mount.mount_id}", rule)
+
     with errors():
-        taken, failed = run(where(context, registry), lambda api: _rule(api, path, rule))
-        output.say(f"{what} on {taken} workers, until they restart (the mount's own options hold for ever)")
-        if failed:
-            raise PeerUnavailable(f"not said to {len(failed)}: {'; '.join(failed)}")
+        run(where(context, registry), work)
+        output.say(f"{what}; workers hear of it within seconds")
 
 
 def pin(context: typer.Context, path: PathArgument, registry: Registry = None) -> None:
@@ -124,12 +114,12 @@ def unpin(context: typer.Context, path: PathArgument, registry: Registry = None)
 def ttl(
     context: typer.Context,
     path: PathArgument,
-    time: Annotated[str, typer.Argument(help="90s, 15m, 2h, 7d; 'own': as the mount's own options say")],
+    time: Annotated[str, typer.Argument(help="90s, 15m, 2h, 7d; 'none': for ever")],
     registry: Registry = None,
 ) -> None:
     """Blocks of a mount that are not read for so long leave."""
     with errors():
-        seconds = None if time == "own" else parse_seconds(time)
+        seconds = None if time == "none" else parse_seconds(time)
         if seconds == 0:
             raise ConfigError("TIME", "want more than 0 s; 'forebay free' lets go at once")
     _say_rule(context, registry, path, {"ttl_s": seconds}, f"{path} has the time to live {time}")

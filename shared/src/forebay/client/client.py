@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -42,7 +43,7 @@ from forebay.contracts import (
     identity,
 )
 from forebay.contracts.members import master_addresses
-from forebay.discovery import Registry, open_registry
+from forebay.discovery import Registry, RegistryOptions, open_registry
 from forebay.errors import ForebayError, InvalidRequest, NotFound
 from forebay.runtime import Deadline, logs
 from forebay.runtime.cgroup import memory_limit_bytes
@@ -52,6 +53,12 @@ from forebay.transport import HttpClient
 
 MAP_POLL_S = 25.0
 """How long one wait for the next cluster map lasts."""
+
+
+def registry_options(options: ClientOptions) -> RegistryOptions:
+    """The times of the client's registry connection."""
+    refresh_s, usual = options.worker_list_refresh_s, RegistryOptions()
+    return replace(usual, refresh_s=refresh_s, poll_s=min(usual.poll_s, refresh_s))
 
 
 class Client:
@@ -69,7 +76,11 @@ class Client:
             data_connections=options.data_connections,
         )
         self._registry: Registry = open_registry(
-            options.registry, cluster_id=options.cluster_id, telemetry=telemetry, client=self._http
+            options.registry,
+            cluster_id=options.cluster_id,
+            telemetry=telemetry,
+            client=self._http,
+            options=registry_options(options),
         )
         self._members = Members()
         self._masters = Masters(self._http, self._master_addresses)

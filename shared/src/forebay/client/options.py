@@ -23,6 +23,7 @@ class ClientOptions:
     ``readahead_bytes`` is the
     window of one sequential reader, ``readahead_budget_bytes`` what all readers of the client hold together (by
     default an eighth of the memory that the control group grants, at most 256 MiB).
+    ``worker_list_refresh_s``: how old the cluster map may get when no watch says anything.
     ``reserved_bytes`` is what ``local-first-avoid-eviction`` leaves free on this host's worker; ``hedge`` allows a
     second request when the first is late. ``short_circuit_dirs`` are directories of workers on this host (paths from
     registrations are never used): with ``file`` the tier directories, whose block files are opened in place, past the
@@ -43,6 +44,7 @@ class ClientOptions:
     short_circuit: ShortCircuit = "file"
     short_circuit_dirs: tuple[Path, ...] = ()
     local_blocks_max: int = 512
+    worker_list_refresh_s: float = 30.0
     location_policy: LocationPolicy = "deterministic-hash"
     reserved_bytes: int = 0
     hedge: bool = True
@@ -69,6 +71,7 @@ class ClientOptions:
             "start_deadline_s": self.start_deadline_s,
             "touch_interval_s": self.touch_interval_s,
             "data_connections": self.data_connections,
+            "worker_list_refresh_s": self.worker_list_refresh_s,
         }
         for name, value in positive.items():
             if value <= 0:

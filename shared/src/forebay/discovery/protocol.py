@@ -126,6 +126,9 @@ class RegistryOptions:
     poll_s: float = 25.0
     """How long the embedded registry may hold a long poll."""
 
+    refresh_s: float = 30.0
+    """How old a map may get when no watch says anything: it is read again, or asked for anew, by then."""
+
     retry_min_s: float = 0.2
     retry_max_s: float = 3.0
     """Pause after a failure: doubles from the first to the second."""

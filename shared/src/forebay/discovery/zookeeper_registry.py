@@ -188,12 +188,12 @@ class ZooKeeperRegistry:
             await self._prepare()
         async with self._speaking:
             pause_s = await self._speak()
-        if self._map_read_s is None or time.monotonic() - self._map_read_s >= REFRESH_S:
+        if self._map_read_s is None or time.monotonic() - self._map_read_s >= self._options.refresh_s:
             await self._read_map()
         self._link.worked()
         self._cell.confirm()
         self._was_reached.set()
-        return pause_s
+        return min(pause_s, self._options.refresh_s)
 
     async def _prepare(self) -> None:
         """A new connection, maybe a new session: what is read again, what is gone."""

@@ -28,7 +28,8 @@ from forebay.telemetry.metrics import AnyInstrument, Histogram, Metrics, Number,
 EXPORT_TIMEOUT_S = 5.0
 METRICS_INTERVAL_S = 15.0
 SPANS_QUEUE_MAX = 4096
-SPANS_DELAY_S = 1.0
+SPANS_DELAY_S = 5.0
+"""Spans wait this long for others: an export costs some milliseconds of CPU, whatever it carries."""
 
 
 def span_provider(resource: Resource, endpoint: str) -> TracerProvider:

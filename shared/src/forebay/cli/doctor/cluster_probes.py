@@ -41,6 +41,11 @@ class Probe:
     layout: Layout
 
     @property
+    def first_bytes(self) -> int:
+        """Length of its first block."""
+        return identity.block_length(self.layout.size, self.layout.block_size, 0)
+
+    @property
     def block_id(self) -> str:
         """Its first block."""
         return identity.block_id(self.layout.version_id, self.layout.block_size, 0)

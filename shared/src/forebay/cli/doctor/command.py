@@ -13,6 +13,7 @@ import typer
 from forebay.cli import output
 from forebay.cli.api import Api, connected
 from forebay.cli.doctor import judges
+from forebay.cli.doctor.block_probes import probe_blocks
 from forebay.cli.doctor.cluster_probes import probe_cluster
 from forebay.cli.doctor.findings import Finding, is_sound
 from forebay.cli.doctor.mount_probes import MountEye, probe_mount
@@ -35,7 +36,7 @@ def doctor(
     """
     with errors():
         findings = [judges.kernel(os.uname().release)]
-        address = registry
+        address, settings = registry, None
         if mount is not None:
             settings = MountEye.open(mount).settings
             address = registry or str(settings["registry"])
@@ -43,7 +44,7 @@ def doctor(
         metrics = Metrics()
 
         async def work(api: Api) -> list[Finding]:
-            return await probe_cluster(api, metrics, path)
+            return [*await probe_cluster(api, metrics, path), *await probe_blocks(api, settings, path)]
 
         telemetry = Telemetry("forebay-doctor", metrics, Tracer(None, 0.0))
         cluster = asyncio.run(connected(where(context, address), work, telemetry))

@@ -12,6 +12,9 @@ from forebay.cli.output import size
 LEEWAY_S = 60.0
 """Skew that tickets bear; more than half of it is said."""
 
+LATE_TIMES, LATE_S = 1.5, 2.0
+"""How much older than asked for a map may be found: a call takes its time."""
+
 PASSTHROUGH_KERNEL = (6, 9)
 FEATURES = {
     (6, 6): "shared mappings with direct_io",
@@ -247,3 +250,85 @@ def registry(connected: bool, age_s: float | None) -> Finding:
     if not connected:
         return Finding("cluster map", "no effect", "the gateway is not connected to its registry; its map is old")
     return Finding("cluster map", "ok", f"connected; the map was confirmed {age_s or 0.0:.1f} s ago")
+
+
+def worker_list_refresh(settings: Settings, age_s: float | None) -> Finding:
+    """The cluster map in use was confirmed as lately as the switch asks."""
+    name, most_s = "worker_list_refresh_interval", float(settings.get("worker_list_refresh_interval") or 0)
+    if not most_s:
+        return Finding(name, "not set", "the map is as old as the registry's watches leave it")
+    if age_s is None:
+        return Finding(name, "cannot tell", "the gateway does not say how old its map is")
+    said = f"the map was confirmed {age_s:.1f} s ago; {most_s:g} s are asked for"
+    late = age_s > most_s * LATE_TIMES + LATE_S
+    return Finding(name, "no effect" if late else "ok", f"{said}: its registry does not answer" if late else said)
+
+
+@dataclass(frozen=True)
+class Entered:
+    """Whom a client with a policy asked for ``blocks`` blocks: reads by address (``localhost``: by a Unix socket of
+    this host). ``homes``: those that may hold them. ``roomiest``: the worker with the most free bytes."""
+
+    policy: str
+    asked: Mapping[str, int]
+    homes: frozenset[str] = frozenset()
+    roomiest: str = ""
+    workers: int = 0
+    blocks: int = 0
+
+
+def location_policy(seen: Entered) -> Finding:
+    """The workers that were asked are those that the policy names."""
+    name, policy = "location_policy", seen.policy
+    peers = {peer for peer, count in seen.asked.items() if count}
+    reads = sum(seen.asked.values())
+    said = f"{policy}: {reads} reads of {seen.blocks} blocks went to {', '.join(sorted(peers)) or 'nobody'}"
+    if not peers:
+        return Finding(name, "cannot tell", said)
+    if policy == "round-robin":
+        wanted = min(seen.workers, seen.blocks)
+        if seen.workers < 2:
+            return Finding(name, "no effect", f"{said}; there is only one worker")
+        if wanted < 2:
+            return Finding(name, "cannot tell", f"{said}; with one block there is no turn to take")
+        return Finding(name, "ok" if len(peers) >= 2 else "no effect", said)
+    if policy == "most-available":
+        return Finding(name, "ok" if seen.roomiest in peers else "no effect", f"{said}; {seen.roomiest} has most room")
+    if policy == "deterministic-hash":
+        strange = peers - seen.homes
+        why = f"; {', '.join(sorted(strange))} is home of none (did a home not answer?)" if strange else ""
+        return Finding(name, "no effect" if strange else "ok", said + why)
+    if "localhost" in peers:
+        return Finding(name, "ok", f"{policy}: reads went to a worker of this host, by its Unix socket")
+    return Finding(
+        name, "no effect", f"{said}; no worker of this host was asked (do short_circuit_dirs name its directories?)"
+    )
+
+
+def read_type(told: str, home: str, *, was_here: bool, is_here: bool, promoted: float = 0.0) -> Finding:
+    """What reading left at the block's home."""
+    name = "read_type"
+    if told == "NO_CACHE":
+        if was_here:
+            return Finding(name, "cannot tell", f"NO_CACHE on {home}, which holds every probe block already")
+        kept = f"NO_CACHE is set and {home} kept the block" if is_here else f"NO_CACHE: {home} kept nothing of a read"
+        return Finding(name, "no effect" if is_here else "ok", kept)
+    if not is_here:
+        return Finding(name, "no effect", f"{told} is set and {home} did not keep the block: no room, or its policy")
+    if told == "CACHE_PROMOTE":
+        if promoted:
+            return Finding(name, "ok", f"CACHE_PROMOTE: {home} moved {promoted:.0f} blocks from a disk to memory")
+        return Finding(name, "cannot tell", f"CACHE_PROMOTE: {home} moved nothing (was the block in memory?)")
+    return Finding(name, "ok", f"{told}: {home} {'holds' if was_here else 'kept'} the block that was read")
+
+
+def passive_cache(is_on: bool, asked: str, *, is_here: bool) -> Finding:
+    """What a read through a block's home left at the worker that was asked."""
+    name = "passive_cache"
+    if is_on:
+        kept = f"{asked} kept a copy of a block that it read through its home"
+        lost = f"passive_cache is on, and {asked} kept no copy of a block that it read through its home: has it room?"
+        return Finding(name, "ok", kept) if is_here else Finding(name, "no effect", lost)
+    if is_here:
+        return Finding(name, "no effect", f"passive_cache is off, and {asked} kept a copy all the same")
+    return Finding(name, "not set", f"{asked} kept no copy of a block that it read through its home")

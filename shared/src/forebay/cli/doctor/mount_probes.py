@@ -186,7 +186,7 @@ def probe_mount(mountpoint: Path, file: Path | None) -> list[Finding]:
     eye = MountEye.open(mountpoint)
     path = file if file is not None else find_file(mountpoint)
     try:
-        return [*_reads(eye, path), *_looks(eye, path), *_process(eye)]
+        return [*_reads(eye, path), *_looks(eye, path), *probe_process(eye)]
     except OSError as e:
         raise ConfigError("MOUNT", f"the probe could not read {path}: {e.strerror}") from e
 
@@ -217,10 +217,12 @@ def _looks(eye: MountEye, path: Path) -> list[Finding]:
     ]
 
 
-def _process(eye: MountEye) -> list[Finding]:
+def probe_process(eye: MountEye) -> list[Finding]:
+    """What the gateway says of itself."""
     helpers = int(eye.number("forebay_fuse_helpers") or 0)
     is_connected = bool(eye.number("forebay_discovery_connected"))
     return [
         judges.threads(eye.settings, helpers, cpu_quota(), os.cpu_count() or 1),
         judges.registry(is_connected, eye.number("forebay_discovery_map_age_seconds")),
+        judges.worker_list_refresh(eye.settings, eye.number("forebay_discovery_map_age_seconds")),
     ]
