@@ -2,9 +2,9 @@
 
 One cluster with a real OTLP receiver. Two sets of a hundred files are read in turn; of one set one file is flagged (as
 ``forebay trace`` does it), so that one per cent of the bytes come by requests that gateway and worker record and
-export; of the other none. Both sides are the same processes: two clusters that were told the same differed by up to 9 % in CPU,
-whatever their trace ratio, so a figure of 2 % cannot come from two. A flag records more than sampling does (requests
-that are answered at once, and the ring of kept spans besides the export), so this is an upper bound.
+export; of the other none. Both sides are the same processes: two clusters that were told the same differed by up to
+9 % in CPU, whatever their trace ratio, so a figure of 2 % cannot come from two. A flag records more than sampling does
+(requests that are answered at once, and the ring of kept spans besides the export), so this is an upper bound.
 
 Every byte goes by READ from the kernel to the gateway and over TCP from a worker that holds it in memory. CPU is the
 processes' own clock (nanoseconds, all threads); receiver and reader are not counted.

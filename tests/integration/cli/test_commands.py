@@ -137,7 +137,7 @@ def test_a_pin_keeps_a_mount_from_being_freed_until_it_is_unpinned(forebay: Fore
         if found["freed_blocks"]:
             for number in range(4):
                 forebay("cat", f"/train/{number}.bin")
-        return found["freed_blocks"] == 0 and found["pinned_blocks"] >= 4
+        return bool(found["freed_blocks"] == 0 and found["pinned_blocks"] >= 4)
 
     def unpinned() -> bool:
         freed.append(forebay.json("free", "/train")["freed_blocks"])
