@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,17 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster(source: Path) -> Iterator[Cluster]:
-    with Cluster.of_folder(source, workers=2) as running:
+def extra(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that may be mounted, and is not."""
+    folder = tmp_path_factory.mktemp("extra")
+    (folder / "file").write_bytes(os.urandom(MIB))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(source: Path, extra: Path) -> Iterator[Cluster]:
+    spec = Cluster.spec(f"file://{source}", workers=2)
+    with Cluster(replace(spec, ufs_roots=(*spec.ufs_roots, f"file://{extra}"))) as running:
         yield running
 
 
@@ -129,25 +139,37 @@ def test_a_pin_keeps_a_mount_from_being_freed_until_it_is_unpinned(forebay: Fore
         forebay("cat", f"/train/{number}.bin")
 
     forebay("pin", "/")
-    freed = list[int]()
-
-    def pinned() -> bool:
-        """Whether nothing was freed; else reads it again."""
-        found = forebay.json("free", "/")
-        if found["freed_blocks"]:
-            for number in range(4):
-                forebay("cat", f"/train/{number}.bin")
-        return bool(found["freed_blocks"] == 0 and found["pinned_blocks"] >= 4)
-
-    def unpinned() -> bool:
-        freed.append(forebay.json("free", "/train")["freed_blocks"])
-        return sum(freed) >= 4
-
-    eventually(pinned, what="the pin to be heard of", timeout_s=30)
-    assert forebay.json("mounts", "ls")[0]["pin"] is True
+    pinned = forebay.json("free", "/")
     forebay("unpin", "/")
-    eventually(unpinned, what="the blocks to be free", timeout_s=30)
+    freed = forebay.json("free", "/train")
+
+    assert pinned["freed_blocks"] == 0
+    assert pinned["pinned_blocks"] >= 4
+    assert freed["freed_blocks"] >= 4
     assert "whole mounts" in forebay("pin", "/train", code=1).output
+
+
+def test_a_pin_of_a_mount_that_was_added_is_the_mounts_own_and_workers_obey_it(forebay: Forebay, extra: Path) -> None:
+    def rules() -> tuple[bool, float | None]:
+        (found,) = [m for m in forebay.json("mounts", "ls") if m["path"] == "/extra"]
+        return found["pin"], found["ttl_s"]
+
+    def is_kept() -> bool:
+        forebay("cat", "/extra/file")
+        found = forebay.json("free", "/extra")
+        return bool(found["freed_blocks"] == 0 and found["pinned_blocks"] == 1)
+
+    forebay("mounts", "add", "/extra", f"file://{extra}")
+    try:
+        assert "for good" in forebay("pin", "/extra").output
+        forebay("ttl", "/extra", "2h")
+        assert rules() == (True, 7200)
+        eventually(is_kept, what="the workers to hear of the pin", timeout_s=30)
+        forebay("unpin", "/extra")
+        forebay("ttl", "/extra", "own")
+        assert rules() == (False, None)
+    finally:
+        forebay("mounts", "rm", "/extra")
 
 
 def test_a_time_to_live_empties_the_cache(forebay: Forebay) -> None:
@@ -161,7 +183,7 @@ def test_a_time_to_live_empties_the_cache(forebay: Forebay) -> None:
     forebay("ttl", "/", "1s")
 
     eventually(lambda: used() == 0, what="the block gone", timeout_s=30)
-    forebay("ttl", "/", "none")
+    forebay("ttl", "/", "own")
     assert "more than 0" in forebay("ttl", "/", "0s", code=2).output
 
 

@@ -1,4 +1,4 @@
-"""``forebay free``, ``pin``, ``unpin``, ``ttl``: what the workers keep."""
+"""``forebay free``, ``pin``, ``unpin``, ``ttl``: what the workers keep, said to all of them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from forebay.cli.door import errors
 from forebay.cli.mounts import MOUNTS_PATH, change
 from forebay.cli.options import Json, PathArgument, Registry, where
 from forebay.contracts import FreeReply, FreeRequest, Member, Mount
-from forebay.contracts.blocks import FREE_PATH
-from forebay.errors import ConfigError, InvalidRequest, PeerUnavailable
+from forebay.contracts.blocks import FREE_PATH, SETTINGS_PATH
+from forebay.errors import ConfigError, Conflict, ForebayError, InvalidRequest, PeerUnavailable
 
 FREE_S = 300.0
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -88,17 +88,43 @@ def check_whole(mount: Mount, path: str) -> None:
         raise InvalidRequest(f"{path} lies in the mount {mount.path}; pins and times hold for whole mounts")
 
 
-def _say_rule(context: typer.Context, registry: str | None, path: str, rule: dict[str, Any], what: str) -> None:
-    """Changes an option of a mount; every worker hears of it by its watch of the mount table."""
-
-    async def work(api: Api) -> None:
-        mount = await api.mount_of(path)
-        check_whole(mount, path)
+async def _rule(api: Api, path: str, rule: dict[str, Any]) -> str:
+    """Changes an option of a mount; of one that the master's settings give, workers are told. What was done."""
+    mount = await api.mount_of(path)
+    check_whole(mount, path)
+    try:
         await change(api, "PATCH", f"{MOUNTS_PATH}/{mount.mount_id}", rule)
+    except Conflict as e:
+        if e.details.get("reason") != "of_settings":
+            raise
+        return await _tell_workers(api, mount, rule)
+    return "for good; workers hear of it within seconds"
 
+
+async def _tell_workers(api: Api, mount: Mount, rule: dict[str, Any]) -> str:
+    """A rule until they restart.
+
+    Raises:
+        PeerUnavailable: some did not take it.
+    """
+    failed: list[str] = []
+    members = _answering(api)
+    for member in members:
+        try:
+            await api.json(member.tcp, "PATCH", SETTINGS_PATH, {"mounts": {mount.mount_id: rule}})
+        except ForebayError as e:
+            if not e.retryable:
+                raise
+            failed.append(f"{member.member_id}: {e.message}")
+    taken = f"on {len(members) - len(failed)} workers, until they restart (the master's settings give this mount)"
+    if failed:
+        raise PeerUnavailable(f"{taken}; not said to {len(failed)}: {'; '.join(failed)}")
+    return taken
+
+
+def _say_rule(context: typer.Context, registry: str | None, path: str, rule: dict[str, Any], what: str) -> None:
     with errors():
-        run(where(context, registry), work)
-        output.say(f"{what}; workers hear of it within seconds")
+        output.say(f"{what} {run(where(context, registry), lambda api: _rule(api, path, rule))}")
 
 
 def pin(context: typer.Context, path: PathArgument, registry: Registry = None) -> None:
@@ -114,12 +140,12 @@ def unpin(context: typer.Context, path: PathArgument, registry: Registry = None)
 def ttl(
     context: typer.Context,
     path: PathArgument,
-    time: Annotated[str, typer.Argument(help="90s, 15m, 2h, 7d; 'none': for ever")],
+    time: Annotated[str, typer.Argument(help="90s, 15m, 2h, 7d; 'own': none, or as the master's settings say")],
     registry: Registry = None,
 ) -> None:
     """Blocks of a mount that are not read for so long leave."""
     with errors():
-        seconds = None if time == "none" else parse_seconds(time)
+        seconds = None if time == "own" else parse_seconds(time)
         if seconds == 0:
             raise ConfigError("TIME", "want more than 0 s; 'forebay free' lets go at once")
     _say_rule(context, registry, path, {"ttl_s": seconds}, f"{path} has the time to live {time}")
