@@ -149,29 +149,6 @@ def test_a_pin_keeps_a_mount_from_being_freed_until_it_is_unpinned(forebay: Fore
     assert "whole mounts" in forebay("pin", "/train", code=1).output
 
 
-def test_a_pin_of_a_mount_that_was_added_is_the_mounts_own_and_workers_obey_it(forebay: Forebay, extra: Path) -> None:
-    def rules() -> tuple[bool, float | None]:
-        (found,) = [m for m in forebay.json("mounts", "ls") if m["path"] == "/extra"]
-        return found["pin"], found["ttl_s"]
-
-    def is_kept() -> bool:
-        forebay("cat", "/extra/file")
-        found = forebay.json("free", "/extra")
-        return bool(found["freed_blocks"] == 0 and found["pinned_blocks"] == 1)
-
-    forebay("mounts", "add", "/extra", f"file://{extra}")
-    try:
-        assert "for good" in forebay("pin", "/extra").output
-        forebay("ttl", "/extra", "2h")
-        assert rules() == (True, 7200)
-        eventually(is_kept, what="the workers to hear of the pin", timeout_s=30)
-        forebay("unpin", "/extra")
-        forebay("ttl", "/extra", "own")
-        assert rules() == (False, None)
-    finally:
-        forebay("mounts", "rm", "/extra")
-
-
 def test_a_time_to_live_empties_the_cache(forebay: Forebay) -> None:
     def used() -> int:
         return sum(w["used_bytes"] for w in forebay.json("workers", "list"))
@@ -256,3 +233,27 @@ def test_the_mount_table_is_shown_and_what_cannot_be_changed_is_said(
     assert "nothing is mounted" in forebay("mounts", "rm", "/none", code=1).output
     forebay("mounts", "set", "/", code=2)
     assert forebay.json("mounts", "ls") == [mount]
+
+
+def test_a_pin_of_a_mount_that_was_added_is_the_mounts_own_and_workers_obey_it(forebay: Forebay, extra: Path) -> None:
+    def rules() -> tuple[bool, float | None]:
+        (found,) = [m for m in forebay.json("mounts", "ls") if m["path"] == "/extra"]
+        return found["pin"], found["ttl_s"]
+
+    def is_kept() -> bool:
+        forebay("cat", "/extra/file")
+        found = forebay.json("free", "/extra")
+        return bool(found["freed_blocks"] == 0 and found["pinned_blocks"] == 1)
+
+    forebay("mounts", "add", "/extra", f"file://{extra}")
+    try:
+        assert "for good" in forebay("pin", "/extra").output
+        forebay("ttl", "/extra", "2h")
+        assert rules() == (True, 7200)
+        eventually(is_kept, what="the workers to hear of the pin", timeout_s=30)
+        forebay("unpin", "/extra")
+        forebay("ttl", "/extra", "own")
+        assert rules() == (False, None)
+    finally:
+        forebay("free", "/extra", "--force")
+        forebay("mounts", "rm", "/extra")
