@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.balancing import Paces
-from forebay.balancing.pace import ANSWERS, AVOIDED_S_MIN, S_PER_MIB_MIN
+from forebay.balancing.pace import ANSWERS, AVOIDED_S_MIN, FRESH_S, S_PER_MIB_MIN, SLOW_FOR_S
 
 MIB = 1 << 20
 FAST, SLOW = 0.004, 0.4
@@ -21,23 +21,42 @@ def fast_cluster(paces: Paces, names: str = "abc", *, now_s: float = 0.0) -> Non
             paces.answered(name, 4 * MIB, FAST, now_s)
 
 
-def slowed(name: str = "a", *, now_s: float = 0.0) -> Paces:
-    paces = Paces()
-    fast_cluster(paces, now_s=now_s)
+def be_slow(paces: Paces, name: str, until_s: float, *, latency_s: float = SLOW, under_way: int = 1) -> None:
+    """Slow answers that came for long enough, the last at ``until_s``."""
     for _ in range(ANSWERS):
-        paces.answered(name, 4 * MIB, SLOW, now_s)
+        paces.answered(name, 4 * MIB, latency_s, until_s - SLOW_FOR_S, under_way)
+    paces.answered(name, 4 * MIB, latency_s, until_s, under_way)
+
+
+def slowed(name: str = "a") -> Paces:
+    """Slow since moment 0."""
+    paces = Paces()
+    fast_cluster(paces, now_s=-SLOW_FOR_S)
+    be_slow(paces, name, 0.0)
     return paces
 
 
-def test_a_member_slowed_to_a_twentieth_is_avoided_after_three_answers() -> None:
+def test_a_member_that_is_slowed_to_a_twentieth_for_a_while_is_avoided() -> None:
     paces = Paces()
     fast_cluster(paces)
-    for _ in range(ANSWERS - 1):
+    for _ in range(ANSWERS):
         paces.answered("a", 4 * MIB, SLOW, 1.0)
         assert not paces.slow(1.0)
-    paces.answered("a", 4 * MIB, SLOW, 1.0)
-    assert list(paces.slow(1.0)) == ["a"]
+    paces.answered("a", 4 * MIB, SLOW, 1.0 + SLOW_FOR_S)
+    assert list(paces.slow(1.0 + SLOW_FOR_S)) == ["a"]
     paces.validate()
+
+
+@given(st.integers(ANSWERS, 100))
+def test_a_stall_accuses_nobody_however_many_answers_it_held_up(held_up: int) -> None:
+    paces = Paces()
+    fast_cluster(paces)
+    for stall in range(3):
+        came_s = 1.0 + stall * SLOW_FOR_S
+        for _ in range(held_up):
+            paces.answered("a", 4 * MIB, SLOW, came_s)
+        paces.answered("a", 4 * MIB, FAST, came_s + 0.1)
+        assert not paces.slow(came_s + 0.1)
 
 
 @given(st.lists(st.sampled_from([FAST, FAST, SLOW]), min_size=1, max_size=60))
@@ -50,22 +69,21 @@ def test_hiccups_between_good_answers_accuse_nobody(latencies: list[float]) -> N
 
 
 def test_a_slow_day_of_all_accuses_nobody() -> None:
-    paces, rng = Paces(), random.Random(1)
+    paces, rng, now_s = Paces(), random.Random(1), 0.0
     for _ in range(300):
-        paces.answered(rng.choice("abc"), 4 * MIB, SLOW * rng.uniform(0.7, 1.4), 1.0)
-    assert not paces.slow(1.0)
+        now_s += 0.02
+        paces.answered(rng.choice("abc"), 4 * MIB, SLOW * rng.uniform(0.7, 1.4), now_s)
+        assert not paces.slow(now_s)
 
 
 def test_nobody_is_slow_alone_or_beside_members_not_heard_for_long() -> None:
     paces = Paces()
-    for _ in range(10):
-        paces.answered("a", 4 * MIB, SLOW, 0.0)
-    assert not paces.slow(0.0)
+    be_slow(paces, "a", 5.0)
+    assert not paces.slow(5.0)
     paces = Paces()
     fast_cluster(paces, "bc", now_s=0.0)
-    for _ in range(10):
-        paces.answered("a", 4 * MIB, SLOW, 1000.0)
-    assert not paces.slow(1000.0)
+    be_slow(paces, "a", FRESH_S + SLOW_FOR_S)
+    assert not paces.slow(FRESH_S + SLOW_FOR_S)
 
 
 def test_above_the_named_pace_nobody_is_slow_however_fast_the_others_are() -> None:
@@ -73,29 +91,27 @@ def test_above_the_named_pace_nobody_is_slow_however_fast_the_others_are() -> No
     for name in "bc":
         for _ in range(ANSWERS):
             paces.answered(name, 4 * MIB, FAST / 10, 0.0)
-    for _ in range(10):
-        paces.answered("a", 4 * MIB, 4 * S_PER_MIB_MIN * 0.99, 0.0)
-    assert not paces.slow(0.0)
+    be_slow(paces, "a", 2.0, latency_s=4 * S_PER_MIB_MIN * 0.99)
+    assert not paces.slow(2.0)
+    be_slow(paces, "a", 4.0, latency_s=4 * S_PER_MIB_MIN * 1.01)
+    assert list(paces.slow(4.0)) == ["a"]
 
 
 def test_a_queue_of_our_own_making_accuses_nobody_and_hides_nobody() -> None:
     paces = Paces()
     fast_cluster(paces)
-    for _ in range(10):
-        paces.answered("a", 4 * MIB, 20 * FAST, 1.0, 20)
-    assert not paces.slow(1.0)
-    for _ in range(ANSWERS):
-        paces.answered("a", 4 * MIB, 6 * SLOW, 1.0, 6)
-    assert list(paces.slow(1.0)) == ["a"]
+    be_slow(paces, "a", 2.0, latency_s=20 * FAST, under_way=20)
+    assert not paces.slow(2.0)
+    be_slow(paces, "a", 4.0, latency_s=6 * SLOW, under_way=6)
+    assert list(paces.slow(4.0)) == ["a"]
 
 
 def test_at_most_half_of_the_members_are_slow_at_a_time() -> None:
     paces = Paces()
     fast_cluster(paces)
     for name in "ab":
-        for _ in range(10):
-            paces.answered(name, 4 * MIB, SLOW, 1.0)
-    assert list(paces.slow(1.0)) == ["a"]
+        be_slow(paces, name, 2.0)
+    assert list(paces.slow(2.0)) == ["a"]
     paces.validate()
 
 

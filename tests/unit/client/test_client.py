@@ -339,20 +339,50 @@ def test_without_hedges_a_late_home_is_waited_for() -> None:
     with_client(body, workers=3, change=lambda o: replace(held_off(o), hedge=False))
 
 
+async def make_slow(cluster: FakeCluster, client: Client, reader: Reader) -> int:
+    """The home of the first block answers late until the client has noticed; its number."""
+    home = home_first(cluster, client)[0]
+    other = next(i for i in range(1, 4) if home_first(cluster, client, i)[0] != home)
+    for _ in range(5):  # another worker's pace is known
+        await reader.read(other * BLOCK, 1_000)
+    cluster.workers[home].latency_s = 0.1
+    started = time.monotonic()
+    while not client._source.paces.slow(time.monotonic()):
+        await reader.read(70_000, 1_000)
+        assert time.monotonic() - started < 20
+    return home
+
+
 def test_a_slow_home_is_found_by_latency_alone_and_avoided() -> None:
     async def body(cluster: FakeCluster, client: Client) -> None:
         reader = await warmed(client)
-        home = home_first(cluster, client)[0]
-        other = next(i for i in range(1, 4) if home_first(cluster, client, i)[0] != home)
-        for _ in range(5):  # another worker's pace is known
-            await reader.read(other * BLOCK, 1_000)
-        cluster.workers[home].latency_s = 0.1
-        for _ in range(5):
-            await reader.read(70_000, 1_000)
+        home = await make_slow(cluster, client, reader)
         asked = len(cluster.workers[home].requests)
         for _ in range(10):
             assert await reader.read(70_000, 1_000) == DATA[70_000:71_000]
         assert len(cluster.workers[home].requests) == asked
+        await reader.close()
+
+    with_client(body, workers=3, change=lambda o: replace(held_off(o), hedge=False))
+
+
+def test_a_block_that_a_slow_home_is_filling_is_not_filled_by_another_as_well() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await warmed(client)
+        home = home_first(cluster, client)[0]
+        # given: the home has just brought a part of the block from the under store, and is found slow
+        await make_slow(cluster, client, reader)
+        cluster.workers[home].source = "ufs"
+        client._source.paces.retain(())
+        await reader.read(90_000, 1_000)
+        cluster.workers[home].source = "mem"
+        await make_slow(cluster, client, reader)
+        # when: more of it is read
+        others = [len(worker.requests) for number, worker in enumerate(cluster.workers) if number != home]
+        for offset in range(0, 50_000, 5_000):
+            assert await reader.read(offset, 1_000) == DATA[offset : offset + 1_000]
+        # then: nobody else was asked for it
+        assert [len(worker.requests) for number, worker in enumerate(cluster.workers) if number != home] == others
         await reader.close()
 
     with_client(body, workers=3, change=lambda o: replace(held_off(o), hedge=False))

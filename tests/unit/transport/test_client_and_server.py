@@ -233,12 +233,16 @@ def test_bulk_reads_beyond_the_cap_wait_their_turn() -> None:
     async def main() -> None:
         async with pair(client_limits=Limits(data_streams_max=2, waiters_max=3)) as p:
             # given two held reads and three that wait
+            sent: list[int] = []
+
             async def read() -> int:
-                return (await p.client.read_into(p.peer, "/hold", memoryview(bytearray(5)), deadline=soon())).length
+                buffer = memoryview(bytearray(5))
+                return (await p.client.read_into(p.peer, "/hold", buffer, deadline=soon(), on_sent=sent.append)).length
 
             reads = [asyncio.create_task(read()) for _ in range(5)]
             await p.seen.started.wait()
             await eventually(lambda: p.active() == 5 + 2)
+            assert sent == [1, 2]  # who waits has not been sent
             # when one more comes it is refused, and one that waits may be cancelled
             with pytest.raises(Overloaded):
                 await read()
@@ -247,6 +251,7 @@ def test_bulk_reads_beyond_the_cap_wait_their_turn() -> None:
             done = await asyncio.gather(*reads, return_exceptions=True)
             # then the others are served
             assert [isinstance(result, asyncio.CancelledError) for result in done] == [False, False, False, True, False]
+            assert len(sent) == 4
 
     run(main())
 

@@ -1,10 +1,11 @@
 """Who is slow: members whose answers from memory or disk take far longer than those of the others. Pure.
 
 A worker that fails says so; one that is slow (throttled, swapping, on a bad link) has to be found by latency alone.
-What counts is the time per MiB of answers that came from a tier, divided by the requests that we had under way there
-(who waits in a queue of our own making is not slow): a fill from the under store is slow on anybody, and a
-worker that has just joined must not be shunned for it. The fastest of a member's last answers is compared, so that one
-hiccup accuses nobody, with the median of the others, so that a slow day of the whole cluster accuses nobody either.
+What counts is the time per MiB of answers that came from a tier, from the moment the request went out, divided by the
+requests that we had under way there (who waits in a queue of our own making is not slow): a fill from the under store
+is slow on anybody, and a worker that has just joined must not be shunned for it. The fastest of a member's last answers
+is compared with the median of the others, so that a slow day of the whole cluster accuses nobody; and it must stay so
+for a while, because all answers that one hiccup held up come late together.
 
 A slow member is asked last for a while, then one request at a time tries whether it is well again (the half-open state
 of a circuit breaker).
@@ -23,6 +24,9 @@ ANSWERS = 5
 FACTOR = 3.0
 """Slow is so many times the median of the others."""
 
+SLOW_FOR_S = 1.0
+"""A member has to be slow for so long: a shorter stall of a busy machine accuses nobody."""
+
 S_PER_MIB_MIN = 0.020
 """Nobody is slow who moves 50 MB/s in one stream."""
 
@@ -32,14 +36,16 @@ SIZE_MIN = 1.0
 AVOIDED_S_MIN, AVOIDED_S_MAX = 5.0, 60.0
 """How long a slow member is asked last; doubled each time that a trial finds it slow again."""
 
-FRESH_S = 30.0
-"""Answers older than this say nothing of the others' pace."""
+FRESH_S = 10.0
+"""Answers older than this say nothing of the others' pace: it may be a busier moment for everybody."""
 
 
 @dataclass
 class _Seen:
     answers: deque[float] = field(default_factory=lambda: deque(maxlen=ANSWERS))
     at_s: float = 0.0
+    slow_since_s: float | None = None
+    """Since when its pace is that of a slow one; an answer in time takes it back."""
     avoided_s: float = 0.0
     """How long it was avoided last; 0 for one that is not slow."""
     until_s: float = 0.0
@@ -74,7 +80,11 @@ class Paces:
         seen.answers.append(answer)
         seen.at_s = now_s
         # The comparison costs a median: only what could be slow at all is compared.
-        if answer >= S_PER_MIB_MIN and len(seen.answers) == ANSWERS and self._is_slow(member_id, seen.pace, now_s):
+        if answer < S_PER_MIB_MIN or len(seen.answers) < ANSWERS or not self._is_slow(member_id, seen.pace, now_s):
+            seen.slow_since_s = None
+        elif seen.slow_since_s is None:
+            seen.slow_since_s = now_s
+        elif now_s - seen.slow_since_s >= SLOW_FOR_S:
             self._avoid(member_id, seen, AVOIDED_S_MIN, now_s)
 
     def asked(self, member_id: str, now_s: float) -> None:
@@ -120,6 +130,7 @@ class Paces:
     def _avoid(self, member_id: str, seen: _Seen, avoided_s: float, now_s: float) -> None:
         self._slow.add(member_id)
         seen.avoided_s, seen.until_s, seen.on_trial = avoided_s, now_s + avoided_s, False
+        seen.slow_since_s = None
 
     def validate(self) -> None:
         """Checks the invariants; fixtures call it at the end of a test."""

@@ -100,6 +100,18 @@ class Wanted:
         return Wanted(file, index, offset, length, block_id, block_path(block_id, file.target(index)))
 
 
+@dataclass
+class Sent:
+    """When a request went out, and how many its connection had under way then; never, while it waits for its turn."""
+
+    at_s: float | None = None
+    under_way: int = 1
+
+    def now(self, under_way: int) -> None:
+        """It goes out."""
+        self.at_s, self.under_way = time.monotonic(), under_way
+
+
 class BlockSource:
     """Fetches ranges of blocks into buffers of the caller."""
 
@@ -220,6 +232,14 @@ class BlockSource:
         failing, slow = self.suspects.now(now_s), self.paces.slow(now_s)
         return {*failing, *slow} if failing and slow else failing or slow
 
+    def _asked_last(self, wanted: Wanted, now_s: float) -> Collection[str]:
+        """Those, but for a slow one that fills this very block: another would ask the under store a second time."""
+        shunned = self._shunned(now_s)
+        filler = self._members.block(wanted.block_id).filler(now_s) if shunned else None
+        if filler not in shunned or filler in self.suspects.now(now_s):
+            return shunned
+        return {member_id for member_id in shunned if member_id != filler}
+
     def _holders(self, wanted: Wanted) -> Holders:
         options, known = self._options, self._members.block(wanted.block_id)
         entry = None
@@ -233,7 +253,7 @@ class BlockSource:
         now = time.monotonic()
         return steps(
             self._holders(wanted),
-            suspects=self._shunned(now),
+            suspects=self._asked_last(wanted, now),
             remaining_s=deadline.remaining_s(),
             step_s=self._options.step_deadline_s,
             pick=lambda owners: choose(owners, self.loads.loads(owners, now), self._rng),
@@ -350,14 +370,15 @@ class BlockSource:
         race: Race[DataReply] | None = None,
     ) -> DataReply:
         """The request, with what it says about the member recorded."""
-        member_id, started = step.member.member_id, time.monotonic()
+        member_id, started, sent = step.member.member_id, time.monotonic(), Sent()
         self.loads.start(member_id, started)
-        under_way = self.loads.under_way(member_id)
+        if not step.probe:
+            self._members.block(wanted.block_id).asked(member_id, started)
         self.paces.asked(member_id, started)
         self.suspects.asked(member_id, started)
         try:
             headers = self._headers(step, wanted, ticket)
-            reply = await self._read_into(step.member, wanted, buffer, deadline, headers)
+            reply = await self._read_into(step.member, wanted, buffer, deadline, headers, sent)
         except ForebayError as e:
             now, bad = time.monotonic(), blames_member(e)
             self.loads.finish(member_id, now, latency_s=now - started, ok=not bad)
@@ -368,43 +389,59 @@ class BlockSource:
                 self.suspects.answered(member_id)
             raise
         except BaseException:
-            self._left(step, wanted, started, under_way, race)
+            self._left(step, wanted, started, sent, race)
             raise
         now = time.monotonic()
         self.loads.finish(member_id, now, latency_s=now - started)
         self.suspects.answered(member_id)
         self._delays.answered(wanted.length, now - started)
-        self._heard(step, reply, now - started, now, under_way)
+        self._heard(step, wanted, reply, now, sent)
         return reply
 
     async def _read_into(
-        self, member: Member, wanted: Wanted, buffer: memoryview, deadline: Deadline, headers: dict[str, str]
+        self,
+        member: Member,
+        wanted: Wanted,
+        buffer: memoryview,
+        deadline: Deadline,
+        headers: dict[str, str],
+        sent: Sent,
     ) -> DataReply:
         began_s, kind = time.monotonic(), "remote"
         try:
-            reply = await self._request(member, wanted, buffer, deadline, headers)
+            reply = await self._request(member, wanted, buffer, deadline, headers, sent)
             kind = "ufs" if reply.headers.get(SOURCE_HEADER) == "ufs" else "remote"
             return reply
         finally:
             waits.note(kind, began_s, path=wanted.file.path, block=wanted.block_id, member=member.member_id)
 
     async def _request(
-        self, member: Member, wanted: Wanted, buffer: memoryview, deadline: Deadline, headers: dict[str, str]
+        self,
+        member: Member,
+        wanted: Wanted,
+        buffer: memoryview,
+        deadline: Deadline,
+        headers: dict[str, str],
+        sent: Sent,
     ) -> DataReply:
         """Over the member's socket if it is on this host, else, or if that is gone, over the network."""
         socket = self._sockets.address(member)
         if socket is not None:
             try:
-                reply = await self._http.read_into(socket, wanted.path, buffer, deadline=deadline, headers=headers)
+                reply = await self._http.read_into(
+                    socket, wanted.path, buffer, deadline=deadline, headers=headers, on_sent=sent.now
+                )
             except PeerUnavailable as e:
                 self._sockets.lost(member)
                 self._log.info("a worker's socket is not used", member=member.member_id, error=e.message)
             else:
                 self._by_socket.add(1)
                 return reply
-        return await self._http.read_into(member.tcp, wanted.path, buffer, deadline=deadline, headers=headers)
+        return await self._http.read_into(
+            member.tcp, wanted.path, buffer, deadline=deadline, headers=headers, on_sent=sent.now
+        )
 
-    def _left(self, step: Step, wanted: Wanted, started_s: float, under_way: int, race: Race[DataReply] | None) -> None:
+    def _left(self, step: Step, wanted: Wanted, started_s: float, sent: Sent, race: Race[DataReply] | None) -> None:
         """The request was given up: by the caller, which says nothing, or because another member was faster."""
         member_id, now = step.member.member_id, time.monotonic()
         if race is None or not race.is_over:
@@ -413,14 +450,21 @@ class BlockSource:
             self.suspects.given_up(member_id)
         elif race.error is None:
             self.loads.finish(member_id, now, latency_s=now - started_s)
-            self.paces.answered(member_id, wanted.length, now - started_s, now, under_way)
+            self._paced(member_id, wanted.length, now, sent)
             self.suspects.given_up(member_id)
         else:
             self.loads.finish(member_id, now, latency_s=now - started_s, ok=False)
-            self.paces.answered(member_id, wanted.length, now - started_s, now, under_way)
+            self._paced(member_id, wanted.length, now, sent)
             self.suspects.failed(member_id, now)
 
-    def _heard(self, step: Step, reply: DataReply, latency_s: float, now_s: float, under_way: int) -> None:
+    def _paced(self, member_id: str, length: int, now_s: float, sent: Sent) -> None:
+        """What the time since the request went out says of the member's pace; nothing, if it never did."""
+        if sent.at_s is None:
+            self.paces.unanswered(member_id)
+        else:
+            self.paces.answered(member_id, length, now_s - sent.at_s, now_s, sent.under_way)
+
+    def _heard(self, step: Step, wanted: Wanted, reply: DataReply, now_s: float, sent: Sent) -> None:
         member_id, headers = step.member.member_id, reply.headers
         weight = headers.get(SERVING_WEIGHT_HEADER)
         if weight is not None:
@@ -428,8 +472,10 @@ class BlockSource:
                 self.loads.heard_weight(member_id, float(weight), now_s)
             except ValueError as e:
                 raise PeerMisbehaved("the worker's serving weight is no number") from e
-        if headers.get(SOURCE_HEADER) in TIERS:
-            self.paces.answered(member_id, reply.length, latency_s, now_s, under_way)
+        from_tier = headers.get(SOURCE_HEADER) in TIERS
+        self._members.block(wanted.block_id).came(member_id, now_s, from_tier=from_tier)
+        if from_tier:
+            self._paced(member_id, reply.length, now_s, sent)
         else:
             self.paces.unanswered(member_id)
 

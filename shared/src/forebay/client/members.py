@@ -15,6 +15,19 @@ BLOCKS_MAX = 4096
 REPLICAS_MAX = 16
 
 
+FILLING_S = 10.0
+"""A block is taken for one that is being filled so long after it was first asked for, or came from the under store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filler:
+    """The member that fills a block, as far as its answers tell. ``is_sure``: bytes came from the under store."""
+
+    member_id: str
+    until_s: float
+    is_sure: bool = False
+
+
 @dataclass(slots=True)
 class KnownBlock:
     """One block under the present map. ``turn`` counts blocks in the order in which they were first asked for;
@@ -24,6 +37,24 @@ class KnownBlock:
     turn: int
     offered: Member | None = None
     lacking: set[str] = field(default_factory=set)
+    _filler: Filler | None = None
+
+    def asked(self, member_id: str, now_s: float) -> None:
+        """A member is asked for it; the first one may have to fill it."""
+        if self._filler is None:
+            self._filler = Filler(member_id, now_s + FILLING_S)
+
+    def came(self, member_id: str, now_s: float, *, from_tier: bool) -> None:
+        """Bytes of it came from a tier of the member, or from what lies behind the member."""
+        if not from_tier:
+            self._filler = Filler(member_id, now_s + FILLING_S, is_sure=True)
+        elif self._filler is not None and not self._filler.is_sure and self._filler.member_id == member_id:
+            self._filler = Filler(member_id, now_s)  # it was there already
+
+    def filler(self, now_s: float) -> str | None:
+        """Who fills it now. Another member would fill it a second time."""
+        filler = self._filler
+        return filler.member_id if filler is not None and now_s < filler.until_s else None
 
 
 class Members:

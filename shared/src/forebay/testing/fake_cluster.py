@@ -174,7 +174,7 @@ class FakeWorker:
     ``copies`` how many of them asked for a copy in spare room.
 
     ``cold``: it holds nothing, so ``only-if-cached`` requests (``probes`` counts them) are answered ``not_cached``;
-    ``offers`` is the member it says it offered its blocks to.
+    ``offers`` is the member it says it offered its blocks to, ``source`` where it says that bytes came from.
     """
 
     name: str
@@ -185,6 +185,7 @@ class FakeWorker:
     serving_weight: str = "0.5"
     cold: bool = False
     offers: str | None = None
+    source: str = "mem"
     probes: int = 0
     copies: list[str | None] = field(default_factory=list)
     requests: list[tuple[int, str, bool]] = field(default_factory=list)
@@ -252,7 +253,7 @@ class FakeWorker:
             raise web.HTTPInternalServerError
 
     async def _send(self, request: web.Request, body: bytes, block: bytes, part: str) -> web.StreamResponse:
-        headers = {SOURCE_HEADER: "mem", SERVING_WEIGHT_HEADER: self.serving_weight, "content-range": part}
+        headers = {SOURCE_HEADER: self.source, SERVING_WEIGHT_HEADER: self.serving_weight, "content-range": part}
         if self.fault == "truncate":
             body = body[:-1]
         if self.offers is not None:

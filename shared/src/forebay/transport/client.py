@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -142,14 +142,18 @@ class HttpClient:
         *,
         deadline: Deadline,
         headers: Mapping[str, str] | None = None,
+        on_sent: Callable[[int], None] | None = None,
     ) -> DataReply:
         """A bulk GET on a data connection; the body lands in ``buffer``, which is not touched after this returns.
+
+        ``on_sent`` hears when its turn has come, and how many bulk reads the connection has then, this one included.
 
         Raises:
             ForebayError: as `call`; `PeerMisbehaved` if the body is longer than ``buffer``.
         """
         fields = self._fields(peer, "GET", path, headers, deadline)
-        call = await self._exchange(peer, fields, deadline, into=buffer if buffer.format == "B" else buffer.cast("B"))
+        into = buffer if buffer.format == "B" else buffer.cast("B")
+        call = await self._exchange(peer, fields, deadline, into=into, on_sent=on_sent)
         head = _head_of(call)
         if not 200 <= head.status < 300:
             raise error_of(peer, head.status, call.body)
@@ -198,6 +202,7 @@ class HttpClient:
         *,
         body: bytes = b"",
         into: memoryview | None = None,
+        on_sent: Callable[[int], None] | None = None,
     ) -> Call:
         """One request under observation, in its lane, by its deadline."""
         pool = self._peer(peer)
@@ -207,6 +212,8 @@ class HttpClient:
             if not lane.gate.try_enter():
                 async with deadline.timeout():
                     await lane.gate.enter()
+            if on_sent is not None:
+                on_sent(lane.gate.inside)
             try:
                 call = await self._attempt(peer, lane, fields, deadline, body=body, into=into)
             finally:
