@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from forebay.contracts.records import TierName
 from forebay.errors import NotCached, NotFound, StaleVersion, UfsUnavailable
 from forebay.testing import run
 from forebay.testing.ufs import MemoryUfs, ReadCall
@@ -513,6 +514,64 @@ def test_the_second_tier_is_used_when_the_first_is_full(mem: Path, tmp_path: Pat
                 await settled(parts)
             assert len(files(mem, "blk")) == 1
             assert len(files(tmp_path, "blk")) == 1
+
+    run(main())
+
+
+def test_several_directories_of_a_kind_are_filled_one_after_the_other_and_fail_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        ufs = MemoryUfs()
+        tiers: list[tuple[TierName, Path, int]] = [("SSD", tmp_path / name, 4 * MIB) for name in ("one", "two")]
+        asked = [asked_for(ufs.put(str(seed), content(3 * MIB, seed))) for seed in range(2)]
+        async with kit(*tiers, ufs=ufs) as parts:
+            for one in asked:
+                await parts.read(one)
+                await settled(parts)
+            assert [len(files(tmp_path / name, "blk")) for name in ("one", "two")] == [1, 1]
+        # when one of them cannot be opened any more, then what lies in the other is served as before
+        async with kit(*tiers, ufs=ufs) as parts:
+            lost = files(tmp_path / "one", "blk")[0]
+            lost.unlink()
+            lost.symlink_to(lost)
+            calls = len(ufs.calls)
+            for seed, one in enumerate(asked):
+                assert await parts.read(one) == content(3 * MIB, seed)
+            assert [parts.store.index.is_in_service(number) for number in (0, 1)] == [False, True]
+            assert len(ufs.calls) == calls + 1
+
+    run(main())
+
+
+def test_what_a_start_does_not_know_is_moved_to_quarantine_and_never_deleted(tmp_path: Path) -> None:
+    async def main() -> None:
+        ufs = MemoryUfs()
+        asked = asked_for(ufs.put("a", content(MIB)))
+        async with kit(("SSD", tmp_path, 64 * MIB), ufs=ufs) as parts:
+            await parts.read(asked)
+            await settled(parts)
+        # given strangers: beside the folders, in one, in the wrong one, as a folder, as a link, without any sums
+        ours, other = tmp_path / asked.block_id[:2], "f" * 32 if asked.block_id[0] != "f" else "e" * 32
+        strangers = {
+            "notes.txt": "notes.txt",
+            f"{ours.name}/notes.txt": f"{ours.name}_notes.txt",
+            f"{ours.name}/{other}.blk": f"{ours.name}_{other}.blk",
+            f"{other[:2]}/{other}.blk": f"{other[:2]}_{other}.blk",
+        }
+        for name in strangers:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_text(name)
+        (ours / f"{asked.block_id[:2]}{'0' * 30}.blk").symlink_to("/etc/hostname")
+        (tmp_path / "folder/deep").mkdir(parents=True)
+        for _ in range(2):  # a second start finds nothing to do
+            async with kit(("SSD", tmp_path, 64 * MIB), ufs=ufs) as parts:
+                assert parts.sealed() == 1
+                held = {path.name for path in (tmp_path / "quarantine").iterdir()}
+                link = f"{ours.name}_{asked.block_id[:2]}{'0' * 30}.blk"
+                assert held == {*strangers.values(), link, "folder"}
+                assert {(tmp_path / "quarantine" / new).read_text() for new in strangers.values()} == set(strangers)
+                assert parts.store.restart.quarantines[0].files == len(strangers) + 1
+                assert await parts.read(asked) == content(MIB)
+                assert len(ufs.calls) == 1
 
     run(main())
 
