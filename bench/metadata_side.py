@@ -40,7 +40,7 @@ def master(mount: str, root: str, *flags: str, state: Path | None = None) -> Ite
 def with_client(cluster: LocalCluster, work: Callable[[Client], Awaitable[T]], *, keeps: bool = False) -> T:
     """What ``work`` gives with a new client; without ``keeps`` it keeps no names: it asks each time."""
     options = ClientOptions(
-        registry=cluster.registry, client_id="bench", metadata_cache_s=60.0 if keeps else 0.0, metadata_deadline_s=120.0
+        registry=cluster.registry, client_id="bench", metadata_cache=keeps, metadata_deadline_s=120.0
     )
 
     async def main() -> T:

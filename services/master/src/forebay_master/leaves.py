@@ -11,6 +11,7 @@ import sqlite3
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from forebay.contracts.leaves import (
     DIRECTORY_BIT,
@@ -137,14 +138,21 @@ def find(db: sqlite3.Connection, listing: int, name: str) -> Row | None:
 
 def next_directory(db: sqlite3.Connection, listing: int, after: str) -> str | None:
     """The first directory behind a name."""
-    for (body,) in db.execute(
+    found = db.execute(
         "SELECT body FROM leaves WHERE listing = ? AND last > ? AND directories > 0 ORDER BY last", (listing, after)
-    ):
-        leaf = decode_leaf(body)
-        for at in range(bisect_right(leaf.names, after), len(leaf)):
-            if leaf.modes[at] & DIRECTORY_BIT:
-                return leaf.names[at]
+    )
+    for (body,) in found:
+        names = _directories(body)
+        if (at := bisect_right(names, after)) < len(names):
+            return names[at]
     return None
+
+
+@lru_cache(maxsize=16)
+def _directories(body: bytes) -> list[str]:
+    """Of a leaf. A walk asks for one after the other."""
+    leaf = decode_leaf(body)
+    return [name for name, mode in zip(leaf.names, leaf.modes, strict=True) if mode & DIRECTORY_BIT]
 
 
 def count(db: sqlite3.Connection, listing: int) -> int:

@@ -15,6 +15,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from forebay.contracts import ChangeKind, Mount
+from forebay.contracts.leaves import Leaf
 from forebay.errors import NotFound
 from forebay_master import leaves
 from forebay_master.entries import Row
@@ -63,6 +64,13 @@ def add(db: sqlite3.Connection, listing: int, rows: Sequence[Row]) -> None:
     leaves.put(db, listing, rows)
 
 
+def put_whole(db: sqlite3.Connection, name: DirectoryName, synced_at_s: float, leaf: Leaf) -> Sealed:
+    """A listing that came in one piece: ``begin``, ``add`` and ``seal``."""
+    listing = begin(db, name, synced_at_s)
+    leaves.append(db, listing, leaf)
+    return seal(db, name, listing)
+
+
 class Difference(NamedTuple):
     """One name that a new listing has otherwise than the one before it; ``fingerprint`` is "" but for files."""
 
@@ -74,11 +82,12 @@ class Difference(NamedTuple):
 @dataclass(frozen=True)
 class Sealed:
     """A listing that became current: how many names it has, and what is not as it was (the first ones, if ``more``).
-    A first listing differs from nothing."""
+    A first listing (``is_first``) differs from nothing and leaves nothing to sweep."""
 
     names: int
     differences: tuple[Difference, ...] = ()
     more: bool = False
+    is_first: bool = False
 
 
 def seal(db: sqlite3.Connection, name: DirectoryName, listing: int) -> Sealed:
@@ -96,7 +105,7 @@ def seal(db: sqlite3.Connection, name: DirectoryName, listing: int) -> Sealed:
     found = () if before is None else tuple(differences(db, before[0], listing, DIFFERENCES_MAX + 1))
     bury(db, name)
     db.execute("UPDATE listings SET state = 'current', entry_count = ? WHERE listing = ?", (count, listing))
-    return Sealed(count, found[:DIFFERENCES_MAX], len(found) > DIFFERENCES_MAX)
+    return Sealed(count, found[:DIFFERENCES_MAX], len(found) > DIFFERENCES_MAX, is_first=before is None)
 
 
 def differences(db: sqlite3.Connection, old: int, new: int, limit: int) -> Iterator[Difference]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -21,7 +21,7 @@ from typing import TypeVar
 from forebay.contracts import Change, Mount
 from forebay.errors import Conflict, ForebayError, NotFound, TooLarge, UfsError
 from forebay.runtime import Deadline, Supervisor, logs
-from forebay.ufs import Ufs, UfsDir, UfsEntry, UfsPage
+from forebay.ufs import Ufs, UfsDir, UfsEntry, UfsPage, lists_whole
 from forebay_master import failures, listings
 from forebay_master.changes import Feed, path_of
 from forebay_master.database import Database
@@ -88,6 +88,8 @@ class SyncLimits:
     """Directories that are listed at the same time."""
     flights_max: int = 4096
     """Directories that are listed or wait for it."""
+    ahead_max: int = 64
+    """With so many flights nothing is brought in that nobody waits for yet."""
     sync_max_s: float = 900.0
     """One directory: 10 million names at 1,000 a request of 80 ms."""
     names_max: int = 10_000_000
@@ -206,6 +208,15 @@ class Syncs:
         if (DirectoryName.of(mount, directory), begun_with_s) in self._torn:
             raise Conflict("the under store lists without order; list from the beginning", reason="disordered")
 
+    def bring_ahead(self, mount: Mount, directories: Sequence[str], since: Callable[[str], float]) -> None:
+        """Begins to bring directories in that somebody is about to ask for. Whether one fails is told to who asks."""
+        if directories and len(self._flights) < self._limits.ahead_max:
+            self._supervisor.spawn("ahead", self._bring_ahead(mount, directories, since))
+
+    async def _bring_ahead(self, mount: Mount, directories: Sequence[str], since: Callable[[str], float]) -> None:
+        flights = (self.bring(mount, each, since(each)) for each in directories)
+        await asyncio.gather(*flights, return_exceptions=True)
+
     def sweep_soon(self) -> None:
         """Throws dead listings away in the background."""
         self.changes += 1
@@ -237,7 +248,9 @@ class Syncs:
             self.sweep_soon()
             await self._failed(name, e)
             raise
-        self.sweep_soon()
+        self.changes += 1
+        if not sealed.is_first:
+            self.sweep_soon()
         await self._succeeded(name)
         self._meters.syncs.add(1, "done")
         LOG.debug("synced", mount_id=mount.mount_id, directory=directory, names=sealed.names)
@@ -262,6 +275,9 @@ class Syncs:
 
     async def _fill(self, mount: Mount, name: DirectoryName) -> tuple[float, Sealed]:
         begun_s = self._clock()
+        whole = await self._fill_at_once(mount, name, begun_s)
+        if whole is not None:
+            return begun_s, whole
         listing = await self._database.write(lambda db: listings.begin(db, name, begun_s))
         stream, is_sealed = self._open_stream(name, listing, begun_s), False
         try:
@@ -274,6 +290,15 @@ class Syncs:
             self._close_stream(name, stream)
             if not is_sealed:
                 await self._database.write(lambda db: listings.abandon(db, listing))
+
+    async def _fill_at_once(self, mount: Mount, name: DirectoryName, begun_s: float) -> Sealed | None:
+        """The directory in one piece and one write, where the under store can and it is not too large."""
+        async with self._sources.use(mount) as ufs:
+            leaf = await ufs.list_whole(name.directory) if lists_whole(ufs) else None
+        if leaf is None:
+            return None
+        self._meters.synced_entries.add(len(leaf))
+        return await self._database.write(partial(listings.put_whole, name=name, synced_at_s=begun_s, leaf=leaf))
 
     def _open_stream(self, name: DirectoryName, listing: int, begun_s: float) -> _Stream:
         stream = _Stream(listing, begun_s)

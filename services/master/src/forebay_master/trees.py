@@ -48,6 +48,9 @@ EXTRA_S = 0.5
 AHEAD = 16
 """Directories that are brought in at once for the pages to come."""
 
+LOOK_AHEAD = 3 * AHEAD
+"""Directories that are looked at for that."""
+
 ROUNDS_MAX = 10_000
 MANIFEST_LIMIT = 10_000
 """Entries in one line of a manifest."""
@@ -68,6 +71,7 @@ class _Filling:
     count: int = 0
     missing: tuple[str, ...] = ()
     packed: bool = False
+    was_cold: bool = False
 
 
 class Trees:
@@ -112,6 +116,9 @@ class Trees:
         spot = self._begin(walk, tag, request)
         filling = _Filling(walk, self._needed(place.mount), request.limit, spot, packed=request.packed)
         await self._fill(filling)
+        if filling.was_cold and filling.spot is not None:
+            ahead = await self._database.read(partial(self._ahead, filling=filling, directory=filling.spot.directory))
+            self._syncs.bring_ahead(place.mount, ahead, filling.since)
         self._meters.entries.add(filling.count)
         token = make_token(tag, filling.spot) if filling.spot is not None else None
         return await asyncio.to_thread(encode, TreeReply(directories=tuple(filling.pages), next_page_token=token))
@@ -191,6 +198,7 @@ class Trees:
         """Brings missing directories in; whether there is something to go on with."""
         mount, spot = filling.walk.mount, filling.spot
         assert spot is not None
+        filling.was_cold = True
         tasks = [self._syncs.bring(mount, each, filling.since(each)) for each in filling.missing]
         first = (await asyncio.gather(*tasks, return_exceptions=True))[0]
         if not isinstance(first, BaseException):
@@ -210,7 +218,8 @@ class Trees:
         while filling.spot is not None and filling.count < filling.limit:
             page = self._directory(db, filling, filling.spot)
             if page is None:
-                filling.missing = self._ahead(db, filling, filling.spot.directory)
+                first = filling.spot.directory
+                filling.missing = tuple(dict.fromkeys((first, *self._ahead(db, filling, first))))
                 return
             filling.pages.append(page.page)
             filling.count += page.count
@@ -242,14 +251,16 @@ class Trees:
         return listed_part(asked, build_page(asked, known.rows, synced_at_s=known.synced_at_s, now_s=now_s))
 
     def _ahead(self, db: sqlite3.Connection, filling: _Filling, directory: str) -> tuple[str, ...]:
-        """The directory, and those after it that have no good listing, as far as they are known."""
-        missing, each = [directory], filling.walk.following(db, directory)
+        """Which of the directory and those after it, as far as they are known, have no good listing."""
+        missing: list[str] = []
+        each: str | None = directory
         now_s = self._clock()
-        while each is not None and len(missing) < AHEAD:
-            synced_at_s = listings.synced_at(db, DirectoryName.of(filling.walk.mount, each))
-            if synced_at_s is not None and freshness.is_good(synced_at_s, filling.since(each), now_s):
+        for _ in range(LOOK_AHEAD):
+            if each is None or len(missing) == AHEAD:
                 break
-            missing.append(each)
+            synced_at_s = listings.synced_at(db, DirectoryName.of(filling.walk.mount, each))
+            if synced_at_s is None or not freshness.is_good(synced_at_s, filling.since(each), now_s):
+                missing.append(each)
             each = filling.walk.following(db, each)
         return tuple(missing)
 

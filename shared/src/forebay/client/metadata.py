@@ -80,6 +80,8 @@ class MetadataCache:
 
     def put_page(self, path: str, page: ListReply, now_s: float) -> None:
         """As ``put``, for each entry of a page of the directory ``path``."""
+        if not self._entries_max:
+            return
         base = path.rstrip("/")
         heard = self._heard(page.synced_at_s, page.valid_s, page.mount_id, now_s)
         for entry in page.entries:

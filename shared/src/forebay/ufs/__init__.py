@@ -3,6 +3,7 @@
 from forebay.ufs.base import (
     PAGE_NAMES_MAX,
     Credentials,
+    ListsWhole,
     TakesWhole,
     Ufs,
     UfsDir,
@@ -10,6 +11,7 @@ from forebay.ufs.base import (
     UfsFile,
     UfsLimits,
     UfsPage,
+    lists_whole,
     takes_whole,
 )
 from forebay.ufs.names import check_key, is_file_name
@@ -22,6 +24,7 @@ __all__ = [
     "AllowedRoot",
     "AllowedRoots",
     "Credentials",
+    "ListsWhole",
     "TakesWhole",
     "Ufs",
     "UfsDir",
@@ -34,6 +37,7 @@ __all__ = [
     "check_listable",
     "explained",
     "is_file_name",
+    "lists_whole",
     "normal_endpoint",
     "open_ufs",
     "takes_whole",

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Protocol, TypeGuard
 
+from forebay.contracts.leaves import Leaf
 from forebay.ufs.uri import UfsUri
 
 PAGE_NAMES_MAX = 1000
@@ -134,6 +135,22 @@ class TakesWhole(Protocol):
 
     async def take(self, key: str, start: int, length: int, *, fingerprint: str, size: int | None = None) -> bytes:
         """As ``Ufs.read``, all of it at once."""
+
+
+class ListsWhole(Protocol):
+    """An under store that gives a directory of moderate size at once, as columns, cheaper than in pages."""
+
+    async def list_whole(self, directory: str) -> Leaf | None:
+        """The names of ``directory`` in byte order; ``None`` if it is too large for that: then there are pages.
+
+        Raises:
+            As ``Ufs.list_page``.
+        """
+
+
+def lists_whole(ufs: object) -> TypeGuard[ListsWhole]:
+    """Whether ``ufs`` is one."""
+    return hasattr(ufs, "list_whole")
 
 
 def takes_whole(ufs: object) -> TypeGuard[TakesWhole]:

@@ -15,7 +15,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, aclosing, contextmanager
+from contextlib import AsyncExitStack, aclosing, contextmanager, suppress
 from functools import partial
 from typing import ParamSpec, TypeVar
 
@@ -23,11 +23,14 @@ import aiofiles
 from aiofiles.base import AiofilesContextManager
 from aiofiles.threadpool.binary import AsyncFileIO
 
+from forebay.contracts.leaves import LEAF_VERSION, Leaf
 from forebay.errors import NotFound, RangeNotSatisfiable, StaleVersion, UfsDenied, UfsError, UfsUnavailable
 from forebay.telemetry import Telemetry
 from forebay.ufs.base import PAGE_NAMES_MAX, UfsDir, UfsEntry, UfsFile, UfsLimits, UfsPage
 from forebay.ufs.names import check_key, is_file_name
 from forebay.ufs.observe import UfsMeter
+from forebay.ufs.scan import DIRECTORY_MODE, Columns, OutsideError, scan
+from forebay.ufs.scanners import Scanners
 from forebay.ufs.uri import UfsUri
 
 PIECE_BYTES = 1 << 20
@@ -35,6 +38,12 @@ PIECE_BYTES = 1 << 20
 
 SNAPSHOTS_MAX = 4
 """Sorted name lists kept between the pages of directories that are being listed."""
+
+WHOLE_NAMES_MAX = 20_000
+"""Names of a directory that is given whole; larger ones come in pages."""
+
+SCANS_TOGETHER = 4
+"""Directories that must be wanted at once before processes are started for them."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -51,6 +60,8 @@ class PosixUfs:
         self._threads = ThreadPoolExecutor(limits.streams_max, thread_name_prefix="ufs-file")
         self._streams = asyncio.Semaphore(limits.streams_max)
         self._snapshots = _Snapshots()
+        self._scanners = Scanners()
+        self._scans = 0
         self._closed = False
         self._reads = 0
 
@@ -59,6 +70,11 @@ class PosixUfs:
         """See ``Ufs``."""
         return self._uri
 
+    @property
+    def scanning(self) -> int:
+        """Processes that scan for this one."""
+        return len(self._scanners)
+
     async def list_page(self, directory: str, *, token: str | None = None, limit: int = PAGE_NAMES_MAX) -> UfsPage:
         """See ``Ufs``."""
         check_key(directory)
@@ -66,6 +82,54 @@ class PosixUfs:
             page = await self._within(self._limits.request_timeout_s, self._list, directory, token, limit)
         self._meter.skipped(page.skipped)
         return page
+
+    async def list_whole(self, directory: str, *, names_max: int = WHOLE_NAMES_MAX) -> Leaf | None:
+        """See ``ListsWhole``. While several are wanted at once they are scanned by processes of their own."""
+        check_key(directory)
+        self._refuse_if_closed()
+        self._scans += 1
+        try:
+            with self._meter.call("list"), _translated(directory):
+                async with asyncio.timeout(self._limits.request_timeout_s):
+                    found = await self._scan(directory, names_max)
+        finally:
+            self._scans -= 1
+        if found is not None:
+            self._meter.skipped(found[1])
+        return None if found is None else found[0]
+
+    async def _scan(self, directory: str, names_max: int) -> tuple[Leaf, int] | None:
+        if self._root.real is None:
+            await self._run(self._root.resolve)
+        try:
+            columns = await self._scanned(str(self._root.real), directory, names_max)
+        except OutsideError:
+            raise UfsDenied("a link leads out of the mounted directory", key=directory) from None
+        if columns is None or not columns[5]:
+            return None if columns is None else (Leaf(LEAF_VERSION, *columns[:5]), columns[6])
+        return await self._run(self._with_links, directory, columns)
+
+    async def _scanned(self, root: str, directory: str, names_max: int) -> Columns | None:
+        if self._scans >= SCANS_TOGETHER or len(self._scanners):
+            with suppress(ChildProcessError):  # then a thread will do
+                return await self._scanners.scan(root, directory, names_max)
+        return await self._run(scan, root, directory, names_max)
+
+    def _with_links(self, directory: str, columns: Columns) -> tuple[Leaf, int]:
+        """Links are few, and each must be looked at to see where it leads."""
+        *shown, links, skipped = columns
+        rows = list(zip(*shown, strict=True))
+        with self._root.opened(directory) as descriptor:
+            for name in links:
+                entry = self._entry(directory, name, descriptor)
+                if isinstance(entry, UfsFile):
+                    rows.append((name, entry.mode, entry.size, entry.mtime_ns, entry.fingerprint))
+                elif isinstance(entry, UfsDir):
+                    rows.append((name, DIRECTORY_MODE, 0, entry.mtime_ns, ""))
+                else:
+                    skipped += entry == "skipped"
+        rows.sort()
+        return Leaf(LEAF_VERSION, *(map(list, zip(*rows, strict=True)) if rows else ([], [], [], [], []))), skipped
 
     async def stat(self, key: str) -> UfsEntry:
         """See ``Ufs``."""
@@ -102,6 +166,7 @@ class PosixUfs:
     async def close(self) -> None:
         """See ``Ufs``. A thread that hangs in the kernel is left to it."""
         self._closed = True
+        await self._scanners.close()
         self._end_threads()
 
     def _end_threads(self) -> None:
@@ -143,7 +208,10 @@ class PosixUfs:
     async def _within(self, seconds: float, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         self._refuse_if_closed()
         async with asyncio.timeout(seconds):
-            return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
+            return await self._run(work, *args, **kwargs)
+
+    async def _run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *args, **kwargs))
 
     async def _check_version(self, descriptor: int, key: str, fingerprint: str, size: int | None, end: int) -> None:
         status = await self._within(self._limits.silence_timeout_s, os.fstat, descriptor)
@@ -191,17 +259,22 @@ class _Root:
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._real: str | None = None
+        self.real: str | None = None
+
+    def resolve(self) -> str:
+        """The directory's real path, found at first use."""
+        if self.real is None:
+            self.real = os.path.realpath(self._path, strict=True)
+        return self.real
 
     @contextmanager
     def opened(self, key: str) -> Iterator[int]:
         """A path descriptor (``O_PATH``: no side effects on pipes and devices) of what ``key`` leads to."""
-        if self._real is None:
-            self._real = os.path.realpath(self._path, strict=True)
-        descriptor = os.open(os.path.join(self._real, key), os.O_PATH | os.O_CLOEXEC)
+        real = self.resolve()
+        descriptor = os.open(os.path.join(real, key), os.O_PATH | os.O_CLOEXEC)
         try:
             really = os.readlink(f"/proc/self/fd/{descriptor}")
-            if not f"{really}/".startswith(self._real.rstrip("/") + "/"):
+            if not f"{really}/".startswith(real.rstrip("/") + "/"):
                 raise UfsDenied("a link leads out of the mounted directory", key=key)
             yield descriptor
         finally:
