@@ -22,7 +22,7 @@ from forebay.contracts import Change, Mount
 from forebay.errors import Conflict, ForebayError, NotFound, TooLarge, UfsError
 from forebay.runtime import Deadline, Supervisor, logs
 from forebay.ufs import Ufs, UfsDir, UfsEntry, UfsPage, lists_whole
-from forebay_master import failures, listings
+from forebay_master import failures, freshness, listings
 from forebay_master.changes import Feed, path_of
 from forebay_master.database import Database
 from forebay_master.entries import Origin
@@ -208,14 +208,27 @@ class Syncs:
         if (DirectoryName.of(mount, directory), begun_with_s) in self._torn:
             raise Conflict("the under store lists without order; list from the beginning", reason="disordered")
 
+    async def bring_missing(self, mount: Mount, directory: str, since_s: float) -> int:
+        """As ``bring``, for a caller whose look into the store was a while ago: it may have come in meanwhile."""
+        return await self._flights.join(
+            DirectoryName.of(mount, directory), since_s, partial(self._sync_missing, mount, directory, since_s)
+        )
+
     def bring_ahead(self, mount: Mount, directories: Sequence[str], since: Callable[[str], float]) -> None:
         """Begins to bring directories in that somebody is about to ask for. Whether one fails is told to who asks."""
         if directories and len(self._flights) < self._limits.ahead_max:
             self._supervisor.spawn("ahead", self._bring_ahead(mount, directories, since))
 
     async def _bring_ahead(self, mount: Mount, directories: Sequence[str], since: Callable[[str], float]) -> None:
-        flights = (self.bring(mount, each, since(each)) for each in directories)
+        flights = (self.bring_missing(mount, each, since(each)) for each in directories)
         await asyncio.gather(*flights, return_exceptions=True)
+
+    async def _sync_missing(self, mount: Mount, directory: str, since_s: float) -> int:
+        look = partial(listings.synced_at, name=DirectoryName.of(mount, directory))
+        synced_at_s = await self._database.read(look)
+        if synced_at_s is not None and freshness.is_good(synced_at_s, since_s, self._clock()):
+            return 0
+        return await self._sync(mount, directory)
 
     def sweep_soon(self) -> None:
         """Throws dead listings away in the background."""

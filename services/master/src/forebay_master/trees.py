@@ -199,7 +199,7 @@ class Trees:
         mount, spot = filling.walk.mount, filling.spot
         assert spot is not None
         filling.was_cold = True
-        tasks = [self._syncs.bring(mount, each, filling.since(each)) for each in filling.missing]
+        tasks = [self._syncs.bring_missing(mount, each, filling.since(each)) for each in filling.missing]
         first = (await asyncio.gather(*tasks, return_exceptions=True))[0]
         if not isinstance(first, BaseException):
             return True
