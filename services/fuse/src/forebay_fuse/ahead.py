@@ -7,7 +7,7 @@ import asyncio
 from forebay.contracts import ListReply
 from forebay_fuse.sdk import Client
 
-PAGE_NAMES = 1000
+PAGE_NAMES = 2500
 """Names asked for at once: enough for a page to be worth its trip, few enough for two sides to work at a time."""
 
 AHEAD_MAX = 64

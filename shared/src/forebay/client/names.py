@@ -41,6 +41,9 @@ CHANGES_WAIT_S = 25.0
 TREE_ATTEMPT_S = 15.0
 """Time for one master to fill a page that spans directories."""
 
+WALK_NAMES = 10_000
+"""Names asked for at once by whoever walks over directories, however small the pages that are wanted of each."""
+
 SYNC_DEADLINE_S = 900.0
 """Time for one call to ask an under store anew."""
 
@@ -57,6 +60,8 @@ class Names:
         )
         self._pages = PageCache(entries_max=entries_max, expire_s=options.metadata_cache_s)
         self._asked: dict[str, asyncio.Event] = {}
+        self._too_large: str | None = None
+        """Where the last walk met a directory that is larger than the pages that are wanted: it goes on singly."""
         self._looked = metrics.counter("forebay_client_lookups_total", "lookups, by what answered", ("result",))
         metrics.observed("forebay_client_names_held", "answers of masters in memory", lambda: len(self._cache))
 
@@ -118,7 +123,7 @@ class Names:
         is_walk = page_token is None and self._pages.is_walk(path, limit, now_s)
         if held is not None:
             return held
-        if is_walk and (walked := await self._walk(path, limit)) is not None:
+        if is_walk and self._too_large != parent_of(path) and (walked := await self._walk(path, limit)) is not None:
             return walked
         request = ListRequest(path=path, page_token=page_token, limit=limit)
         reply = await self._masters.call("/v1/list", request, ListReply, deadline=self._deadline())
@@ -131,15 +136,21 @@ class Names:
         """The listing of ``path`` together with those of the directories after it; ``None`` if it is not whole."""
         parent, _, name = path.rpartition("/")
         try:
-            pages = await self.tree_page(TreeRequest(path=parent or "/", start=name, limit=limit))
+            asked = TreeRequest(path=parent or "/", start=name, limit=max(limit, WALK_NAMES))
+            pages = await self.tree_page(asked, held_for=limit)
         except (InvalidRequest, NotFound):  # other mounts are in the way: the directory alone says what is so
             return None
         first = pages.directories[0] if pages.directories else None
         whole = first is not None and first.path == path and first.is_first and first.is_last
+        if first is not None and len(first.entries) > limit:
+            self._too_large = parent_of(path)
+            return None
         return as_reply(first) if first is not None and whole else None
 
-    async def tree_page(self, request: TreeRequest) -> TreeReply:
-        """Names of many directories; whole ones are held, and so are the lookups of all names."""
+    async def tree_page(self, request: TreeRequest, *, held_for: int | None = None) -> TreeReply:
+        """Names of many directories; whole ones are held, for those who list them with the limit ``held_for``, and so
+        are the lookups of all names."""
+        limit = request.limit if held_for is None else held_for
         packed = msgspec.structs.replace(request, packed=True)
         answer = await self._masters.call(
             TREE_PATH, packed, TreeReply, deadline=self._deadline(), attempt_s=TREE_ATTEMPT_S
@@ -149,8 +160,8 @@ class Names:
         for page in reply.directories:
             listed = as_reply(page)
             self._cache.put_page(page.path, listed, now_s)
-            if page.is_first and page.is_last:
-                self._pages.put(page.path, None, request.limit, listed, now_s)
+            if page.is_first and page.is_last and len(page.entries) <= limit:
+                self._pages.put(page.path, None, limit, listed, now_s)
         return reply
 
     async def load_names(self, path: str) -> int:
@@ -242,6 +253,11 @@ def _unpacked(page: DirectoryPage) -> DirectoryPage:
 def _missing(path: str, said: NotFound | None) -> NotFound:
     """The master's word again; a new exception, for one that was raised carries its traceback."""
     return NotFound(said.message, **said.details) if said is not None else NotFound(f"no such path: {path}", path=path)
+
+
+def parent_of(path: str) -> str:
+    """The directory that holds a normal path."""
+    return path.rpartition("/")[0] or "/"
 
 
 def normal(path: str) -> str:
