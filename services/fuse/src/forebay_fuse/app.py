@@ -28,7 +28,7 @@ from forebay.transport import HttpServer
 from forebay.transport.app import CHECK, ServiceInfo, make_app
 from forebay_fuse import measuring, memory, mounting, takeover
 from forebay_fuse.backing import DeviceBackings
-from forebay_fuse.device import Device
+from forebay_fuse.device import SPIN_CPUS, SPIN_S, Device
 from forebay_fuse.gateway import Gateway
 from forebay_fuse.helpers import Helpers
 from forebay_fuse.inodes import InodeTable
@@ -282,7 +282,9 @@ class Service:
         self._is_kept = True
 
     def _device(self, session: mounting.Session, gateway: Gateway, pipe: Pipe) -> Device:
-        device = self.device = Device(session.device, gateway.handle, pipe, self.journal or Buffer(REQUEST_MAX))
+        intake = self.journal or Buffer(REQUEST_MAX)
+        spin_s = SPIN_S if cpu_quota() >= SPIN_CPUS else 0.0
+        device = self.device = Device(session.device, gateway.handle, pipe, intake, spin_s=spin_s)
         gateway.waits.on_full, gateway.waits.on_room = device.pause, device.resume
         gateway.attach(device, DeviceBackings(session.device))
         return device
