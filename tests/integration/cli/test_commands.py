@@ -36,6 +36,7 @@ def extra(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that may be mounted, and is not."""
     folder = tmp_path_factory.mktemp("extra")
     (folder / "file").write_bytes(os.urandom(MIB))
+    (folder / "hello").write_text("grüezi")
     return folder
 
 
@@ -257,3 +258,25 @@ def test_a_pin_of_a_mount_that_was_added_is_the_mounts_own_and_workers_obey_it(f
     finally:
         forebay("free", "/extra", "--force")
         forebay("mounts", "rm", "/extra")
+
+
+def test_a_mount_is_added_changed_and_taken_away(forebay: Forebay, extra: Path) -> None:
+    def there(path: str) -> list[Any]:
+        return [mount for mount in forebay.json("mounts", "ls") if mount["path"] == path]
+
+    forebay("mounts", "add", "/more", f"file://{extra}", "--max-age", "7", "--replicas", "2", "--rule", "live=always")
+    try:
+        (mount,) = there("/more")
+        assert (mount["ufs_uri"], mount["max_age_s"], mount["replicas"]) == (f"file://{extra}", 7.0, 2)
+        assert mount["rules"] == [{"prefix": "live", "max_age_s": 0.0}]
+        assert forebay("cat", "/more/hello").stdout == "grüezi"
+
+        forebay("mounts", "set", "/more", "--max-age", "immutable", "--quota", "1GiB", "--pin")
+        (changed,) = there("/more")
+        assert (changed["max_age_s"], changed["quota_bytes"], changed["pin"]) == (None, 1 << 30, True)
+        assert (changed["mount_id"], changed["replicas"]) == (mount["mount_id"], 2)
+        assert changed["generation"] > mount["generation"]
+    finally:
+        forebay("mounts", "rm", "/more")
+    assert there("/more") == []
+    assert "/more/hello" in forebay("cat", "/more/hello", code=1).stderr

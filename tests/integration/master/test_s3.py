@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 
 import orjson
 import pytest
+from botocore.exceptions import ClientError
 from msgspec import structs
 from typer.testing import CliRunner
 
@@ -16,8 +19,8 @@ from forebay.contracts import UfsOptions
 from forebay.errors import ConfigError, NotFound
 from forebay.testing import run
 from forebay.testing.s3 import READER, AwkwardS3, S3Server, credentials_env
-from forebay.ufs import UfsUri
-from tests.contract.master.kit import service, settings
+from forebay.ufs import UfsUri, is_file_name
+from tests.contract.master.kit import Service, service, settings
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
@@ -174,6 +177,68 @@ def test_a_source_that_was_mounted_before_may_be_silent_at_a_restart(tmp_path: P
                 assert (await s.refused("POST", "/v1/lookup", {"path": "/m/x"}))[1] == "ufs_unavailable"
 
     run(main(), watchdog_s=90)
+
+
+STRANGE = (
+    *(
+        "plain",
+        "a//b",
+        "a/c",
+        "./x",
+        "../x",
+        "d/../y",
+        "d/./z",
+        "/lead",
+        "marker/",
+        "both",
+        "both/x",
+        "late-1",
+        "late/x",
+    ),
+    *("tab\there", "line\nfeed", "ü/ñ", f"long/{'m' * 256}/x", f"long/{'n' * 255}"),
+)
+
+
+def shown(keys: Iterable[str]) -> dict[str, str]:
+    """The rule of SEMANTICS.md: what is shown of a bucket with these keys, by path."""
+    found: dict[str, str] = {}
+    for key in keys:
+        parts = key.split("/")
+        for end in range(1, len(parts)):
+            if not all(map(is_file_name, parts[:end])):
+                break
+            found["/".join(parts[:end])] = "dir"
+        if all(map(is_file_name, parts)):
+            found.setdefault(key, "file")
+    return found
+
+
+def test_keys_that_are_no_file_names_are_shown_by_the_rule(tmp_path: Path, s3_server: S3Server) -> None:
+    async def walk(s: Service, path: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for entry in await s.entries(f"/m/{path}".rstrip("/")):
+            below = f"{path}/{entry.name}" if path else entry.name
+            found[below] = entry.kind
+            assert (await s.lookup(f"/m/{below}")).entry.kind == entry.kind
+            found |= await walk(s, below) if entry.kind == "dir" else {}
+        return found
+
+    async def main() -> None:
+        bucket = "master-strange"
+        s3_server.make_bucket(bucket)
+        for key in STRANGE:
+            with contextlib.suppress(ClientError):  # some keys no server takes
+                s3_server.put(bucket, key, b"" if key.endswith("/") else b"x")
+        keys = s3_server.admin.keys(bucket)
+        assert {"plain", "marker/", "late-1", "late/x"} <= set(keys)
+        root = f"s3://{bucket}@{s3_server.endpoint}"
+        mount = f"/m=s3://{bucket},{options(s3_server.endpoint)}"
+        async with service(settings(tmp_path, [mount], [root])) as s:
+            assert await walk(s, "") == shown(keys)
+            for path in ("/m/a//b", "/m/./x", "/m/../x", "/m/d/../y", "/m/a\0b"):
+                assert await s.refused("POST", "/v1/lookup", {"path": path}) == (400, "invalid_request")
+
+    run(main(), watchdog_s=120)
 
 
 def test_ls_shows_why_a_listing_failed_and_when_the_source_is_asked_again(tmp_path: Path) -> None:

@@ -227,6 +227,11 @@ class S3Admin:
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
         return sum(len(page.get("Contents", ())) for page in pages)
 
+    def keys(self, bucket: str) -> list[str]:
+        """All keys that a plain paginated listing finds."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=bucket)
+        return [item["Key"] for page in pages for item in page.get("Contents", ())]
+
     def get(self, bucket: str, key: str) -> bytes:
         """Reads one whole object."""
         return bytes(self._client.get_object(Bucket=bucket, Key=key)["Body"].read())
