@@ -1,7 +1,7 @@
 """One directory of a file system, whole: names with what `stat` says, as columns. Also a program that scans for others.
 
-`stat` lets go of the interpreter's lock for each name, so a scan on a thread waits up to 5 ms a name for a busy
-neighbour, and two scans are no faster than one. A process of its own is: ``python scan.py`` answers on stdout what
+`stat` lets go of the interpreter's lock for each name, so a scan on a thread waits for a busy neighbour again and
+again (CPython's switch interval is 5 ms). A process of its own does not: ``python scan.py`` answers on stdout what
 stdin asks. For that it starts in 15 ms, with the standard library alone: nothing of Forebay is imported here.
 """
 
