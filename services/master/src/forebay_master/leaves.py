@@ -1,7 +1,8 @@
 """The leaves of a listing in SQLite: up to 256 names in one row, as columns, in byte order over all leaves.
 
-A row a name would cost SQLite's work for each of them; and the bytes of whole leaves go to clients as they are. Under stores mostly give names in order, so leaves are mostly appended; names that
-come late (a prefix `a/` comes after `a-1`) are merged into the leaf they belong to, which is then cut anew.
+A row a name would cost SQLite's work for each of them; and the bytes of whole leaves go to clients as they are. Under
+stores mostly give names in order, so leaves are mostly appended; names that come late (a prefix `a/` comes after `a-1`)
+are merged into the leaf they belong to, which is then cut anew.
 """
 
 from __future__ import annotations
