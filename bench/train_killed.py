@@ -42,7 +42,7 @@ class Times:
     after_s: float
 
 
-FULL, QUICK = Times(12.0, 10.0, 15.0), Times(2.0, 2.0, 2.0)
+FULL, QUICK = Times(12.0, 10.0, 15.0), Times(6.0, 2.0, 6.0)
 
 
 @dataclass
@@ -135,7 +135,8 @@ def killed(options: Options) -> tuple[float, Seen, dict[str, Any]]:
         "errors": seen.errors[:5],
         **environment(),
     }
-    return after / (before * (WORKERS - 1) / WORKERS), seen, detail
+    left = before * (WORKERS - 1) / WORKERS
+    return after / left if left else 0.0, seen, detail
 
 
 def killed_errors(options: Options) -> Figure:
