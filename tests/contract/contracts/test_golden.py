@@ -8,9 +8,10 @@ import msgspec
 import orjson
 import pytest
 
-from forebay.contracts import WIRE_VERSION, Record, decode, encode
+from forebay.contracts import WIRE_VERSION, Record, WithdrawRequest, decode, decode_newer, encode
 from forebay.errors import InvalidRequest
 
+from .before import BEFORE, problems
 from .examples import EXAMPLES, golden_form, golden_path
 
 by_record = pytest.mark.parametrize("record", EXAMPLES, ids=lambda r: type(r).__name__)
@@ -25,6 +26,18 @@ def kinds(of: type[Record] = Record) -> Iterator[type[Record]]:
 def wrong_value(value: object) -> object:
     """A JSON value of a type that no field with this value takes."""
     return 17 if isinstance(value, (dict, list)) else [{}]
+
+
+def grown(value: object) -> object:
+    """The JSON that a build would write whose records have one field more each."""
+    if isinstance(value, Record):
+        fields = {name: grown(getattr(value, name)) for name in value.__struct_fields__}
+        return fields | {"from_later": [1]}
+    if isinstance(value, dict):
+        return {name: grown(inner) for name, inner in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [grown(inner) for inner in value]
+    return orjson.loads(msgspec.json.encode(value))
 
 
 def test_this_is_wire_version_1() -> None:
@@ -54,6 +67,50 @@ def test_an_unknown_field_is_refused_by_name(record: Record) -> None:
     with pytest.raises(InvalidRequest, match="surprise") as caught:
         decode(type(record), orjson.dumps(data))
     assert caught.value.details["record"] == type(record).__name__
+
+
+@by_record
+def test_a_field_that_a_newer_build_has_more_is_left_out_at_every_depth(record: Record) -> None:
+    read, unknown = decode_newer(type(record), orjson.dumps(grown(record)))
+
+    assert read == record
+    assert f"{type(record).__name__}.from_later" in unknown
+
+
+def test_the_golden_files_of_the_version_before_are_kept_and_both_builds_read_each_other() -> None:
+    assert BEFORE.is_dir() == (WIRE_VERSION > 1)
+    kept = {path.stem: path.read_bytes() for path in BEFORE.glob("*.json")}
+    by_name = {type(record).__name__: record for record in EXAMPLES}
+    assert kept.keys() <= by_name.keys()
+    assert not [why for name, data in kept.items() for why in problems(by_name[name], data)]
+
+
+class Now(Record, frozen=True):
+    """What became of a record of two fields."""
+
+    name: str
+    tiers: tuple[WithdrawRequest, ...] = ()
+    zone: str = ""
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [
+        ({"name": "a"}, []),
+        ({"name": "a", "tiers": [{"member_id": "w"}]}, []),
+        ({"name": "a", "tiers": [{"member_id": "w", "session": "s", "gone": 1}]}, ["tiers[].gone went"]),
+        ({"name": "a", "size": 1}, ["size went"]),
+        ({"zone": "a"}, ["cannot be read"]),
+        ({"name": 1}, ["cannot be read", "name is another type"]),
+    ],
+)
+def test_a_change_that_a_neighbour_cannot_read_is_told(before: dict[str, object], said: list[str]) -> None:
+    now = Now(name="b", tiers=(WithdrawRequest(member_id="v"),), zone="z")
+
+    found = problems(now, orjson.dumps(before))
+
+    assert len(found) == len(said), found
+    assert all(part in line for part, line in zip(said, found, strict=True))
 
 
 @by_record

@@ -7,7 +7,7 @@ import itertools
 import msgspec
 import pytest
 
-from forebay.contracts import ClusterMap, Member, TierInfo, encode
+from forebay.contracts import WIRE_VERSION, ClusterMap, Member, TierInfo, encode
 from forebay.discovery.leases import MEMBERS_MAX, SUPERSEDED_KEPT, Lease, LeaseTable, as_down, claim
 from forebay.discovery.zookeeper import ZNODE_BYTES_MAX
 from forebay.errors import Conflict, InvalidRequest, Overloaded, UnsupportedWireVersion
@@ -201,6 +201,9 @@ def test_no_registry_takes_a_member_that_is_down_or_of_another_wire_version() ->
     with pytest.raises(UnsupportedWireVersion, match="'w1' speaks wire version 99, this cluster 1"):
         table.announce(worker(wire_version=99), "s", TTL_S, 0.0)
     assert states(table) == {}
+    # but it takes one of the version after
+    assert table.announce(worker(wire_version=WIRE_VERSION + 1), "s", TTL_S, 0.0)
+    assert states(table) == {"w1": "live"}
 
 
 def test_a_full_map_fits_a_znode() -> None:

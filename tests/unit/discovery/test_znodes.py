@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import msgspec
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forebay.contracts import ClusterMap, Member, TierInfo, encode
+from forebay.contracts import WIRE_VERSION, ClusterMap, Member, TierInfo, encode
 from forebay.discovery.census import Census, take
 from forebay.discovery.leases import MEMBERS_MAX
 from forebay.discovery.znodes import Found, Paths, member_data, name_of, next_step, parse_member, znode_name
@@ -47,13 +48,18 @@ def test_paths_lie_below_chroot_and_cluster() -> None:
         b"{}",
         encode(worker("w2")),
         encode(worker("w1", state="down")),
-        encode(worker("w1", wire_version=2)),
+        encode(worker("w1", wire_version=WIRE_VERSION + 2)),
         encode(worker("w1", version="x" * 20_000)),
     ],
 )
 def test_a_znode_that_holds_no_such_member_is_refused(data: bytes) -> None:
     with pytest.raises(ForebayError):
         parse_member(data, "w1")
+
+
+def test_a_member_of_the_version_after_ours_is_taken_without_what_we_do_not_know() -> None:
+    member = worker("w1", wire_version=WIRE_VERSION + 1)
+    assert parse_member(orjson.dumps(orjson.loads(encode(member)) | {"zone": "a"}), "w1") == member
 
 
 def test_a_member_that_is_too_big_is_refused_before_it_is_sent() -> None:

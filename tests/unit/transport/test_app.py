@@ -12,7 +12,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from forebay.contracts import LookupRequest, StatusReply, WithdrawReply, WithdrawRequest
+from forebay.contracts import WIRE_VERSION, LookupRequest, StatusReply, WithdrawReply, WithdrawRequest
 from forebay.errors import (
     WIRE_ERRORS,
     ConfigError,
@@ -194,25 +194,28 @@ def test_a_redirect_is_not_an_error() -> None:
     run(main())
 
 
-def test_another_wire_version_is_refused_and_none_is_taken() -> None:
+def test_a_wire_version_that_is_not_next_to_ours_is_refused_and_none_is_taken() -> None:
     async def main() -> None:
         async with running(Service()) as (peer, _):
-            assert await stranger(peer, "/healthz", forebay_wire="7") == (400, UnsupportedWireVersion.code)
+            for far in ("0", str(WIRE_VERSION + 2), f" {WIRE_VERSION + 1}0", "new"):
+                assert await stranger(peer, "/healthz", forebay_wire=far) == (400, UnsupportedWireVersion.code)
+            for near in (WIRE_VERSION, WIRE_VERSION + 1):
+                assert await stranger(peer, "/healthz", forebay_wire=str(near)) == (200, "")
             assert await stranger(peer, "/healthz") == (200, "")
 
     run(main())
 
 
-def test_a_reply_of_another_wire_version_is_refused() -> None:
+def test_a_reply_of_a_wire_version_that_is_not_next_to_ours_is_refused() -> None:
     async def other(request: web.Request) -> web.Response:
-        return web.Response(headers={"forebay-wire": "2"})
+        return web.Response(headers={"forebay-wire": "3"})
 
     async def main() -> None:
         app = web.Application()
         app.router.add_get("/", other)
         server, client = HttpServer(app, None), HttpClient(None)
         await server.start("127.0.0.1", 0)
-        with pytest.raises(UnsupportedWireVersion, match="speaks wire version 2, we speak 1"):
+        with pytest.raises(UnsupportedWireVersion, match="speaks wire version 3, we speak 1 and work with 1 and 2"):
             await client.fetch(server.address, "GET", "/", deadline=soon())
         await client.close()
         await server.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Protocol
 
-from forebay.contracts import decode, encode
+from forebay.contracts import decode_stored, encode
 from forebay.contracts.loads import LoadStatus
 from forebay.errors import InternalError, InvalidRequest
 from forebay_master.database import Database
@@ -55,7 +55,7 @@ def _read(db: sqlite3.Connection) -> list[LoadStatus]:
     found = []
     for load_id, record in rows:
         try:
-            found.append(decode(LoadStatus, record))
+            found.append(decode_stored(LoadStatus, record))
         except InvalidRequest as e:
             raise InternalError(f"load {load_id} in the state directory cannot be read: {e.message}") from e
     return found

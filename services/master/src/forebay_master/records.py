@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from forebay.contracts import ClusterMap, Mount, Record, decode, encode
+from forebay.contracts import ClusterMap, Mount, Record, decode_stored, encode
 from forebay.errors import InternalError, InvalidRequest
 from forebay_master import failures, listings
 
@@ -116,6 +116,6 @@ def _grow(db: sqlite3.Connection) -> int:
 
 def _read(kind: type[R], data: bytes, what: str) -> R:
     try:
-        return decode(kind, data)
+        return decode_stored(kind, data)
     except InvalidRequest as e:
         raise InternalError(f"{what} in the state directory cannot be read: {e.message}") from e

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from forebay.contracts import Mount, Record, decode, encode
+from forebay.contracts import Mount, Record, decode_stored, encode
 from forebay.discovery import Ledger, Table
 from forebay.errors import Conflict, InvalidRequest, NotReady, PeerMisbehaved
 from forebay.runtime import logs
@@ -82,7 +82,7 @@ class ZnodeMountStore:
 
     async def set_origin(self, mount_id: str, origin: MountOrigin) -> None:
         """See ``MountStore.set_origin``."""
-        record = decode(MountRecord, self._known().records[mount_id])
+        record = decode_stored(MountRecord, self._known().records[mount_id])
         if record.origin != origin:
             await self._commit({mount_id: encode(MountRecord(origin=origin, mount=record.mount))})
 
@@ -128,7 +128,7 @@ def parse(table: Table) -> StoredMounts:
 
 def _read(key: str, data: bytes) -> MountRecord:
     try:
-        record = decode(MountRecord, data)
+        record = decode_stored(MountRecord, data)
     except InvalidRequest as e:
         raise PeerMisbehaved(f"mount {key} in ZooKeeper cannot be read: {e.message}") from e
     if record.mount.mount_id != key:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from forebay.contracts import MountsReply, decode, encode
+from forebay.contracts import MountsReply, decode_stored, encode
 from forebay.errors import ForebayError
 from forebay.runtime import Deadline, logs
 from forebay.transport import HttpClient
@@ -48,7 +48,7 @@ class MountWatch:
         """Takes the last good copy, if there is one."""
         try:
             data = await asyncio.to_thread(_read_bounded, self._path)
-            self._book.take(decode(MountsReply, data))
+            self._book.take(decode_stored(MountsReply, data))
             self.on_change()
         except FileNotFoundError:
             return

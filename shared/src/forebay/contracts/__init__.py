@@ -1,6 +1,6 @@
 """What travels between the services: frozen records, orjson on the wire, validated when decoded."""
 
-from forebay.contracts.codec import WIRE_VERSION, Record, decode, encode
+from forebay.contracts.codec import WIRE_VERSION, Record, decode, decode_newer, decode_stored, encode
 from forebay.contracts.loads import (
     HoldsReply,
     HoldsRequest,
@@ -121,5 +121,7 @@ __all__ = [
     "WithdrawReply",
     "WithdrawRequest",
     "decode",
+    "decode_newer",
+    "decode_stored",
     "encode",
 ]

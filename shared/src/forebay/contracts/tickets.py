@@ -14,7 +14,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from forebay.contracts.codec import Record, decode, encode
+from forebay.contracts.codec import Record, decode_stored, encode
 from forebay.errors import (
     ConfigError,
     InvalidRequest,
@@ -116,7 +116,7 @@ def verify(
     if not hmac.compare_digest(given, hmac.digest(secret, ".".join(parts[:3]).encode(), "sha256")):
         raise TicketForged("the ticket's signature is wrong; ask a master for a new one", reason="forged")
     try:
-        claims = decode(TicketClaims, payload)
+        claims = decode_stored(TicketClaims, payload)
     except InvalidRequest as e:
         raise Unauthenticated("the ticket is malformed; ask a master for a new one", reason="malformed") from e
     if claims.cluster != cluster:

@@ -22,6 +22,7 @@ from typing import Literal
 import msgspec
 
 from forebay.contracts import WIRE_VERSION, Member
+from forebay.contracts.versions import ACCEPTED, accepted_text
 from forebay.errors import Conflict, InvalidRequest, Overloaded, UnsupportedWireVersion
 
 MEMBERS_MAX = 2000
@@ -83,11 +84,13 @@ def check_member(member: Member) -> None:
     """What no registry takes.
 
     Raises:
-        InvalidRequest: a member that calls itself down. UnsupportedWireVersion: one of another wire version.
+        InvalidRequest: a member that calls itself down. UnsupportedWireVersion: one of a wire version that is no
+            neighbour of ours.
     """
-    if member.wire_version != WIRE_VERSION:
+    if member.wire_version not in ACCEPTED:
         raise UnsupportedWireVersion(
-            f"member {member.member_id!r} speaks wire version {member.wire_version}, this cluster {WIRE_VERSION}",
+            f"member {member.member_id!r} speaks wire version {member.wire_version}, "
+            f"this cluster {WIRE_VERSION} and works with {accepted_text()}",
             member=member.member_id,
             theirs=member.wire_version,
             ours=WIRE_VERSION,

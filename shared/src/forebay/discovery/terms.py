@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from forebay.contracts.codec import Record, decode
+from forebay.contracts.codec import Record, decode_stored
 from forebay.errors import CallerError, InvalidRequest, PeerMisbehaved, TooLarge
 
 RECENT_MAX = 128
@@ -58,7 +58,7 @@ class Table:
 def parse_leader(data: bytes, path: str) -> Leader:
     """Raises ``PeerMisbehaved``: no record of ours; left for a person to look at."""
     try:
-        return decode(Leader, data)
+        return decode_stored(Leader, data)
     except CallerError as e:
         raise PeerMisbehaved(f"the leader at {path} cannot be read: {e.message}") from e
 
@@ -66,7 +66,7 @@ def parse_leader(data: bytes, path: str) -> Leader:
 def parse_head(data: bytes, path: str) -> TableHead:
     """Raises ``PeerMisbehaved``: no record of ours."""
     try:
-        return decode(TableHead, data)
+        return decode_stored(TableHead, data)
     except CallerError as e:
         raise PeerMisbehaved(f"the table at {path} cannot be read: {e.message}") from e
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote, unquote
 
-from forebay.contracts import ClusterMap, Member, decode, encode
+from forebay.contracts import ClusterMap, Member, decode_stored, encode
 from forebay.discovery.leases import check_member, is_succeeded
 from forebay.errors import CallerError, ForebayError, InvalidRequest, PeerMisbehaved
 
@@ -136,7 +136,7 @@ def parse_member(data: bytes, member_id: str) -> Member:
     """
     if len(data) > MEMBER_BYTES_MAX:
         raise InvalidRequest(f"the znode of member {member_id!r} is too big", size_bytes=len(data))
-    member = decode(Member, data)
+    member = decode_stored(Member, data)
     if member.member_id != member_id:
         raise InvalidRequest(f"the znode of member {member_id!r} holds {member.member_id!r}")
     check_member(member)
@@ -150,7 +150,7 @@ def parse_map(data: bytes, paths: Paths) -> ClusterMap:
         PeerMisbehaved: it is no map of ours. It is left for a person to look at, never overwritten.
     """
     try:
-        cluster_map = decode(ClusterMap, data)
+        cluster_map = decode_stored(ClusterMap, data)
     except CallerError as e:
         raise PeerMisbehaved(f"the map at {paths.map} cannot be read: {e.message}") from e
     if cluster_map.cluster_id != paths.cluster_id:

@@ -15,9 +15,10 @@ import msgspec
 import orjson
 from aiohttp import web
 
-from forebay.contracts import WIRE_VERSION, ErrorReply, Record, StatusReply, decode, encode
+from forebay.contracts import WIRE_VERSION, ErrorReply, Record, StatusReply, encode
 from forebay.contracts.codec import WIRE_HEADER
 from forebay.contracts.traces import TRACES_PATH, TraceReply
+from forebay.contracts.versions import accepted_text, is_taken
 from forebay.errors import (
     CallerError,
     ForebayError,
@@ -35,6 +36,7 @@ from forebay.telemetry import current_context
 from forebay.transport import openapi
 from forebay.transport.client import DEADLINE_HEADER
 from forebay.transport.openapi import OPENAPI_PATH, operation
+from forebay.transport.versions import decode_body
 
 if TYPE_CHECKING:
     from forebay.telemetry import Telemetry
@@ -85,8 +87,8 @@ def make_app(
     ``waiting_for`` names what is missing until the service is ready (empty: ready); what takes a look is asked by
     ``/readyz`` alone, of ``app[CHECK]``, which must answer within a time of its own. A `ForebayError` from a handler
     becomes its `ErrorReply`; any other exception is logged and becomes ``internal`` without its text. A request with
-    the header ``forebay-deadline-ms`` is bounded by it; one of another wire version is refused, naming both. ``tls``
-    are the listener's files, by which `require_role` and `require_admin` read callers' certificates.
+    the header ``forebay-deadline-ms`` is bounded by it; one of a wire version that is not next to ours is refused,
+    naming both. ``tls`` are the listener's files, by which `require_role` and `require_admin` read certificates.
     """
     app = web.Application(middlewares=[_guard], client_max_size=body_max_bytes)
     app[INFO] = info
@@ -107,14 +109,15 @@ def make_app(
 
 
 async def read_record(request: web.Request, kind: type[R]) -> R:
-    """The request's body as a checked record.
+    """The request's body as a checked record. Unknown fields are left out when the header says that a newer build sent
+    them, and refused otherwise: a person's mistake is not passed over.
 
     Raises:
         TooLarge: above the application's limit.
         InvalidRequest: not JSON, not a ``kind``, or a body that breaks off.
         DeadlineExceeded: the body did not come within `BODY_TIMEOUT_S`.
     """
-    return decode(kind, await _body(request))
+    return decode_body(kind, await _body(request), request.headers.get(WIRE_HEADER))
 
 
 async def read_json(request: web.Request) -> object:
@@ -202,10 +205,8 @@ def error_response(error: ForebayError, *, status: int | None = None) -> web.Res
 async def _guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
         headers = request.headers
-        if (wire := headers.get(WIRE_HEADER)) is not None and wire != _WIRE_TEXT:
-            raise UnsupportedWireVersion(
-                f"you speak wire version {wire[:16]}, this is {WIRE_VERSION}", yours=wire[:16], ours=WIRE_VERSION
-            )
+        if not is_taken(wire := headers.get(WIRE_HEADER)):
+            raise _other_wire(wire or "")
         if (deadline_ms := headers.get(DEADLINE_HEADER)) is None:
             return await handler(request)
         async with Deadline.after(_deadline_s(deadline_ms)).timeout():
@@ -253,6 +254,14 @@ def _deadline_s(text: str) -> float:
     if not text.isascii() or not text.isdigit() or len(text) > 12:
         raise InvalidRequest(f"{DEADLINE_HEADER} is no number of milliseconds")
     return min(int(text) / 1000, DEADLINE_MAX_S)
+
+
+def _other_wire(wire: str) -> UnsupportedWireVersion:
+    return UnsupportedWireVersion(
+        f"you speak wire version {wire[:16]}, this is {WIRE_VERSION} and works with {accepted_text()}",
+        yours=wire[:16],
+        ours=WIRE_VERSION,
+    )
 
 
 async def _add_wire_version(request: web.Request, response: web.StreamResponse) -> None:

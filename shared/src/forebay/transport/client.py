@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from forebay.contracts import WIRE_VERSION, ErrorReply, Record, decode, encode
+from forebay.contracts import WIRE_VERSION, ErrorReply, Record, decode_newer, encode
 from forebay.contracts.codec import WIRE_HEADER
+from forebay.contracts.versions import accepted_text, is_taken
 from forebay.errors import (
     WIRE_ERRORS,
     ForebayError,
@@ -25,6 +26,7 @@ from forebay.transport.heads import ReplyHead
 from forebay.transport.limits import Limits
 from forebay.transport.observe import ClientObserver, Unobserved
 from forebay.transport.pool import Dialer, Lane, Peer, Tls
+from forebay.transport.versions import decode_body
 
 if TYPE_CHECKING:
     from forebay.runtime import Deadline
@@ -110,7 +112,7 @@ class HttpClient:
         if not 200 <= head.status < 300:
             raise error_of(peer, head.status, call.body)
         try:
-            return decode(kind, call.body)
+            return decode_body(kind, call.body, head.headers.get(WIRE_HEADER))
         except InvalidRequest as error:
             raise PeerMisbehaved(f"{peer} answered no {kind.__name__}: {error.message}", peer=peer) from error
 
@@ -220,8 +222,8 @@ class HttpClient:
                 lane.gate.leave()
             head = _head_of(call)
             scope.status = head.status
-            if head.headers.get(WIRE_HEADER, _WIRE[1]) != _WIRE[1]:
-                raise _other_wire(peer, head.headers[WIRE_HEADER])
+            if not is_taken(theirs := head.headers.get(WIRE_HEADER)):
+                raise _other_wire(peer, theirs or "")
             return call
 
     async def _attempt(
@@ -290,7 +292,7 @@ def deadline_ms(remaining_s: float) -> str:
 def error_of(peer: str, status: int, body: bytes | bytearray) -> ForebayError:
     """The error that a reply carries, as an exception with the peer's name among its details."""
     try:
-        said = decode(ErrorReply, body)
+        said, _ = decode_newer(ErrorReply, body)
     except InvalidRequest:
         return PeerMisbehaved(f"{peer} answered {status} without an error body", peer=peer, status=status)
     kind = WIRE_ERRORS.get(said.code)
@@ -310,5 +312,8 @@ def _head_of(call: Call) -> ReplyHead:
 
 def _other_wire(peer: str, theirs: str) -> UnsupportedWireVersion:
     return UnsupportedWireVersion(
-        f"{peer} speaks wire version {theirs[:16]}, we speak {WIRE_VERSION}", peer=peer, theirs=theirs[:16]
+        f"{peer} speaks wire version {theirs[:16]}, we speak {WIRE_VERSION} and work with {accepted_text()}",
+        peer=peer,
+        theirs=theirs[:16],
+        ours=WIRE_VERSION,
     )

@@ -11,7 +11,7 @@ import orjson
 
 from forebay.cli.api import Api
 from forebay.cli.doctor.mount_probes import OWN, MountEye
-from forebay.contracts import decode, encode
+from forebay.contracts import decode_stored, encode
 from forebay.contracts.traces import TRACES_PATH, KeptSpan, TraceReply
 from forebay.errors import ConfigError, ForebayError
 from forebay.telemetry import TraceContext, Tracer
@@ -85,7 +85,7 @@ def read_at_mount(tracer: Tracer, path: Path) -> Read:
 def kept_by_gateway(mountpoint: Path, trace_id: str) -> tuple[KeptSpan, ...]:
     """What the gateway kept, by ``.forebay/traces``."""
     try:
-        reply = decode(TraceReply, (mountpoint / OWN / "traces").read_bytes())
+        reply = decode_stored(TraceReply, (mountpoint / OWN / "traces").read_bytes())
     except OSError as e:
         raise ConfigError("PATH", f"{mountpoint / OWN / 'traces'} cannot be read: {e.strerror}") from e
     return tuple(span for span in reply.spans if span.trace_id == trace_id)
