@@ -70,13 +70,18 @@ class Installed:
         return run(self.bin / "python", "-I", "-c", code, cwd=self.folder)
 
 
+def build(root: Path, folder: Path) -> dict[str, Path]:
+    """A wheel of each distribution of the tree at ``root``."""
+    for name, source in MEMBERS.items():
+        command = (sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder / name)
+        run(*command, cwd=root / source.relative_to(ROOT))
+    return {name: next((folder / name).glob("*.whl")) for name in MEMBERS}
+
+
 @pytest.fixture(scope="session")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A wheel of each distribution, built from this checkout."""
-    folder = tmp_path_factory.mktemp("wheels")
-    for name, source in MEMBERS.items():
-        run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder / name, cwd=source)
-    return {name: next((folder / name).glob("*.whl")) for name in MEMBERS}
+    return build(ROOT, tmp_path_factory.mktemp("wheels"))
 
 
 @pytest.fixture(scope="session")
