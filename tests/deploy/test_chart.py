@@ -71,6 +71,7 @@ def test_every_object_of_the_chart_is_valid(tmp_path: Path, name: str) -> None:
         {"telemetry": {"traceRatio": 2}},
         {"worker": {"ssd": {"claimSize": "1Gi"}}},
         {"zookeeper": {"bundled": False}},
+        {"gateway": {"onStop": "stay"}},
     ],
 )
 def test_values_that_cannot_work_are_refused(tmp_path: Path, values: dict[str, Any]) -> None:
@@ -78,6 +79,18 @@ def test_values_that_cannot_work_are_refused(tmp_path: Path, values: dict[str, A
 
     assert done.returncode != 0
     assert "Error" in done.stderr
+
+
+@pytest.mark.parametrize("on_stop", ["unmount", "leave"])
+def test_a_gateway_that_stops_unmounts_or_leaves_its_mount_as_the_values_say(tmp_path: Path, on_stop: str) -> None:
+    done = rendered(tmp_path, VALUES["default"] | {"gateway": {"onStop": on_stop}})
+
+    assert done.returncode == 0, done.stderr
+    by_name = {(found["kind"], found["metadata"]["name"]): found for found in orjson.loads(done.stdout)}
+    gateway = by_name["DaemonSet", "forebay-gateway"]
+    (container,) = gateway["spec"]["template"]["spec"]["containers"]
+    assert {"name": "FOREBAY_FUSE_ON_STOP", "value": on_stop} in container["env"]
+    assert ("lifecycle" in container) == (on_stop == "unmount")
 
 
 def test_dockerfiles_have_no_lint_and_compose_v2_reads_the_file() -> None:
