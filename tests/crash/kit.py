@@ -81,6 +81,7 @@ class Kept:
     mount: Path
     registry: str
     flags: tuple[str, ...] = ()
+    around_keeper: tuple[str, ...] = ()
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
@@ -93,16 +94,16 @@ class Kept:
         """What all have said."""
         return (self.folder / "log").read_text(errors="replace")
 
-    def run(self, *words: str, **how: Any) -> subprocess.Popen[bytes]:
-        """A process of ours."""
+    def run(self, *words: str, around: Sequence[str] = (), **how: Any) -> subprocess.Popen[bytes]:
+        """A process of ours, started by the command ``around`` it if there is one."""
         with (self.folder / "log").open("ab") as sink:
-            process = subprocess.Popen([sys.executable, *words], stdout=sink, stderr=sink, cwd=ROOT, **how)
+            process = subprocess.Popen([*around, sys.executable, *words], stdout=sink, stderr=sink, cwd=ROOT, **how)
         self.processes.append(process)
         return process
 
     def start_keeper(self) -> subprocess.Popen[bytes]:
         """A keeper that listens."""
-        keeper = self.run("-m", "forebay_fuse.keeper", str(self.socket))
+        keeper = self.run("-m", "forebay_fuse.keeper", str(self.socket), around=self.around_keeper)
         eventually(self.socket.is_socket, what="the keeper's socket")
         return keeper
 
@@ -147,11 +148,11 @@ class Kept:
 
 
 @contextmanager
-def kept(folder: Path, registry: str, *flags: str) -> Iterator[Kept]:
+def kept(folder: Path, registry: str, *flags: str, around_keeper: tuple[str, ...] = ()) -> Iterator[Kept]:
     """A keeper and a mount directory; nothing of it is left afterwards."""
     own = folder / "kept"
     (own / "mount").mkdir(parents=True)
-    found = Kept(own, own / "mount", registry, flags)
+    found = Kept(own, own / "mount", registry, flags, around_keeper)
     try:
         found.start_keeper()
         yield found

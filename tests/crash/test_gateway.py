@@ -244,6 +244,34 @@ def test_a_keeper_that_dies_alone_is_not_noticed_and_its_successor_protects_agai
         assert hashlib.sha256(data).hexdigest() == expected(folder)["file-0"]
 
 
+APART = ("unshare", "--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child", "--mount-proc")
+WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
+
+
+def test_a_keeper_apart_and_without_rights_as_in_its_container_keeps_the_mount(
+    folder: Path, cluster: Cluster, tmp_path: Path
+) -> None:
+    # given a keeper in namespaces of its own, which shares the socket's folder and nothing else
+    with kept(tmp_path, cluster.registry, around_keeper=(*APART, *WITHOUT_RIGHTS)) as found:
+        (keeper,) = children_of(found.processes[0].pid)
+        assert "CapEff:\t0000000000000000" in Path(f"/proc/{keeper}/status").read_text()
+        for name in ("mnt", "pid", "net"):
+            assert os.readlink(f"/proc/{keeper}/ns/{name}") != os.readlink(f"/proc/self/ns/{name}")
+        with_open = found.start_and_wait()
+        with (found.mount / "file-0").open("rb", buffering=0) as file:
+            head = file.read(MIB)
+            # when the gateway is killed and another comes
+            kill(found, with_open)
+            last = found.start_gateway()
+            found.wait_ready(2)
+            # then the open file goes on
+            rest = b"".join(iter(lambda: file.read(MIB), b""))
+        assert hashlib.sha256(head + rest).hexdigest() == expected(folder)["file-0"]
+        # and with the mount it ends
+        found.processes[last].terminate()
+        assert found.processes[0].wait(TIMEOUT_S) == 0
+
+
 def test_without_keeper_and_gateway_the_mount_is_dead_and_a_restart_makes_a_new_one(
     folder: Path, cluster: Cluster, tmp_path: Path
 ) -> None:
