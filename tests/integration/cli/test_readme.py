@@ -93,7 +93,13 @@ def test_the_lines_for_loads_start_show_follow_and_end_one(folder: Path, tmp_pat
         assert [load["load_id"] for load in orjson.loads(shell.run(show))["loads"]] == [started["load_id"]]
         events = shell.run(follow)
         assert b"succeeded" in events.splitlines()[-2] + events.splitlines()[-1]
-        shell.run(remove)
+        # one that cannot end, for the line that cancels
+        cluster.pause("worker-0")
+        shell.stands_for["LOAD_ID"] = orjson.loads(shell.run(start))["load_id"]
+        try:
+            assert orjson.loads(shell.run(remove))["state"] == "cancelled"
+        finally:
+            cluster.resume("worker-0")
 
 
 @pytest.fixture
@@ -102,7 +108,9 @@ def services(folder: Path, tmp_path: Path) -> Iterator[Cluster]:
     (tmp_path / "admin.token").write_text(secrets.token_hex(32))
     (tmp_path / "admin.token").chmod(0o600)
     extra = {"master": ("--admin-token-file", str(tmp_path / "admin.token"))}
-    with Cluster(replace(Cluster.spec(f"file://{folder}", extra=extra), mounts=())) as cluster:
+    spec = Cluster.spec(f"file://{folder}", extra=extra)
+    # memory that is promised only: more than README's lines reserve
+    with Cluster(replace(spec, mounts=(), worker_mem_bytes=8 << 30)) as cluster:
         yield cluster
 
 
