@@ -60,7 +60,8 @@ from forebay_master.database import Database
 from forebay_master.handlers import MasterRoutes
 from forebay_master.leading import Leading, follow, settle, write_maps
 from forebay_master.load_routes import LoadRoutes
-from forebay_master.load_store import SqliteJobStore
+from forebay_master.load_store import JobStore, SqliteJobStore
+from forebay_master.load_terms import keep_terms
 from forebay_master.loading import WorkerCalls
 from forebay_master.loads import Loads
 from forebay_master.mount_store import MountStore, SqliteMountStore
@@ -80,6 +81,7 @@ from forebay_master.status import MasterStatus
 from forebay_master.syncs import Syncs
 from forebay_master.ticketing import TicketOffice
 from forebay_master.trees import Trees
+from forebay_master.znode_jobs import ZnodeJobStore
 from forebay_master.znode_mounts import ZnodeMountStore
 
 SERVICE = "forebay-master"
@@ -225,6 +227,12 @@ class Master:
         self.shared_mounts = ZnodeMountStore(self.database, leading.ledger, leading.check)
         return self.shared_mounts
 
+    def _build_job_store(self) -> JobStore:
+        if self.leading is None:
+            return SqliteJobStore(self.database)
+        self.shared_jobs = ZnodeJobStore(self.leading.ledger, self.leading.check)
+        return self.shared_jobs
+
     def _build_registry(self) -> None:
         settings = self.settings
         self.client = HttpClient(self.telemetry, tls=self.prepared.tls)
@@ -264,7 +272,7 @@ class Master:
         )
         self.status.observe(self.telemetry.metrics)
         self.loads = Loads(
-            SqliteJobStore(self.database),
+            self._build_job_store(),
             self.catalog,
             self.mounts,
             WorkerCalls(self.client, prepared.ring, self.settings.cluster_id, self.member_id),
@@ -332,6 +340,8 @@ class Master:
             missing.append("registry")
         if not self.registry.is_announced():
             missing.append("announcement")
+        if self.leading is None and not self.loads.is_taken_up:
+            missing.append("loads")
         return tuple(missing)
 
     # -- its life
@@ -368,7 +378,10 @@ class Master:
             except PeerUnavailable as e:  # it goes on trying by itself
                 LOG.warning("not_announced", reason=e.message)
                 await asyncio.sleep(ANNOUNCE_PAUSE_S)
-        await self.loads.resume()
+        if self.leading is not None:
+            self.spawner.spawn("terms of loads", keep_terms(self.leading, self.loads, self.shared_jobs))
+        else:
+            await self.loads.take_up()
         LOG.info("ready", address=self.server.address, member_id=self.member_id, mounts=len(self.mounts.table.mounts))
 
     async def _set_up_mounts(self, requests: Sequence[MountRequest]) -> None:

@@ -16,9 +16,10 @@ from forebay.errors import CallerError, ForebayError, NotLeader
 from forebay.runtime import logs
 from forebay.telemetry import Telemetry
 from forebay_master.mounts import Mounts
+from forebay_master.znode_jobs import TABLE as JOBS
 from forebay_master.znode_mounts import TABLE, ZnodeMountStore
 
-TABLES = (TABLE, "jobs")
+TABLES = (TABLE, JOBS)
 WAIT_S = 60.0
 RETRY_S = 0.5
 FOLLOW_RETRY_S = 1.0
@@ -39,6 +40,11 @@ class Leading:
     def is_leading(self) -> bool:
         """Whether this master leads, as far as it can know."""
         return self.election is not None and self.election.is_leading()
+
+    def term(self) -> int | None:
+        """The epoch that this master leads, as far as it can know; ``None`` while another does."""
+        leader = self.election.leader() if self.election is not None else None
+        return leader.epoch if leader is not None and self.is_leading() else None
 
     def check(self) -> None:
         """Raises ``NotLeader``, which says where the leader is: a change belongs there."""

@@ -45,18 +45,24 @@ class LoadRoutes:
 
     @operation(gives=LoadsReply)
     async def all(self, request: web.Request) -> web.Response:
-        """All loads that this master remembers, the newest first."""
+        """All loads that are remembered, the newest first; those of another master as they were last stored."""
         require_role(request, "worker", "master", "admin")
         return record_response(LoadsReply(loads=self._loads.all()))
 
     @operation(gives=LoadStatus, query=WAITING)
     async def look(self, request: web.Request) -> web.Response:
-        """One load; with ``after`` the answer waits until its revision is another."""
+        """One load; with ``after`` the answer waits until its revision is another.
+
+        Any master gives what is stored; what happens meanwhile is told by the leader, who runs it.
+        """
         require_role(request, "worker", "master", "admin")
         name = request.match_info["load_id"]
         revision, wait_s = parse_wait(request.query.get("after"), request.query.get("wait_s"))
+        status = self._loads.get(name)
         if revision is None:
-            return record_response(self._loads.get(name))
+            return record_response(status)
+        if not status.is_over:
+            self._loads.check()
         return record_response(await self._loads.changed(name, revision, wait_s))
 
     @operation(gives=LoadStatus, is_admin=True)
@@ -67,18 +73,20 @@ class LoadRoutes:
 
     @operation(gives=LoadStatus, media="text/event-stream")
     async def events(self, request: web.Request) -> web.StreamResponse:
-        """Progress as server-sent events, each with the load as data, until it is over."""
+        """Progress as server-sent events, each with the load as data, until it is over; the leader tells it."""
         require_role(request, "worker", "master", "admin")
         name = request.match_info["load_id"]
         status = self._loads.get(name)
+        if not status.is_over:
+            self._loads.check()
         response = web.StreamResponse(headers={"content-type": "text/event-stream", "cache-control": "no-store"})
         await response.prepare(request)
         await response.write(event_of(status))
         while not status.is_over:
             newer = await self._loads.changed(name, status.revision, HEARTBEAT_S)
             if newer.revision == status.revision and not newer.is_over:
-                if self._loads.is_closed:
-                    break
+                if self._loads.is_closed or not self._loads.is_taken_up:
+                    break  # the end of a stream of a load that is not over: whoever leads now goes on telling
                 await response.write(b": alive\n\n")
                 continue
             status = newer

@@ -16,8 +16,11 @@ _SCHEMA = "CREATE TABLE IF NOT EXISTS loads (load_id TEXT PRIMARY KEY, record BL
 class JobStore(Protocol):
     """Durable loads. What ``put`` returned from survives the machine."""
 
-    async def load(self) -> list[LoadStatus]:
-        """All of them, in no order."""
+    def check(self) -> None:
+        """Raises ``NotLeader`` where another master runs the loads."""
+
+    async def begin(self) -> list[LoadStatus]:
+        """All of them, in no order; until this master's term is over only it changes them."""
 
     async def put(self, status: LoadStatus) -> None:
         """Stores a load in its present state."""
@@ -33,8 +36,11 @@ class SqliteJobStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def load(self) -> list[LoadStatus]:
-        """See ``JobStore.load``."""
+    def check(self) -> None:
+        """This master runs them."""
+
+    async def begin(self) -> list[LoadStatus]:
+        """See ``JobStore.begin``."""
         await self._database.write(lambda db: db.execute(_SCHEMA), durable=True)
         return await self._database.read(_read)
 

@@ -13,21 +13,21 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
-from forebay.balancing import Placement
-from forebay.contracts import BlockTarget, ClusterMap, Entry, ListReply, ListRequest, Member, Mount, decode, identity
+from forebay.contracts import ClusterMap, Member
 from forebay.contracts.loads import MISSING_MAX, LoadPlan, LoadRequest, LoadStatus, MissingBlock
-from forebay.errors import CallerError, Conflict, ForebayError, NotFound, NotReady, Overloaded
+from forebay.errors import Conflict, ForebayError, NotFound, NotLeader, NotReady, Overloaded
 from forebay.runtime import Deadline, Supervisor, logs
 from forebay.runtime.supervisor import first_error
 from forebay_master.catalog import Catalog
 from forebay_master.load_plan import Need, Room, refusal, room_of, share
 from forebay_master.load_state import Course, Event, Next, after
 from forebay_master.load_store import JobStore
+from forebay_master.load_walk import Walk
 from forebay_master.loading import AWAY, Piece, WorkerCalls, fill
 from forebay_master.mounts import Mounts
 from forebay_master.namespace import normalise
@@ -38,26 +38,25 @@ LOADS_MAX = 1000
 RUNNING_MAX = 4
 """Loads that run at once; further ones are queued."""
 
-BATCH_BLOCKS = 2048
-"""Blocks that a walk hands on at a time."""
-
-DIRECTORIES_MAX = 1_000_000
 WAITERS_MAX = 1000
 SHOW_PERIOD_S = 0.2
 """How often progress is told."""
 
 ROUND_PAUSE_S = 2.0
+STORE_PAUSE_S = 0.5
+"""Before a state that could not be stored is stored again (ZooKeeper may be away)."""
 
 LOG = logs.get(__name__)
 
 
 @dataclass
 class _Job:
-    """A load that is not over, and who waits for news of it."""
+    """A load, and what runs it. ``is_left``: nothing does any more, for another master seemed to lead."""
 
     status: LoadStatus
     task: asyncio.Task[None] | None = None
     cancelled: bool = False
+    is_left: bool = False
     told_at_s: float = 0.0
     course: Course = field(default_factory=Course)
 
@@ -87,9 +86,6 @@ class _Audit:
         return f"{self.missing} blocks are missing: {why}"
 
 
-Batch = dict[str, list[Piece]]
-
-
 class Loads:
     """All loads of one master. ``cluster_map`` reads the map of now."""
 
@@ -105,23 +101,60 @@ class Loads:
     ) -> None:
         self._store = store
         self._catalog = catalog
-        self._mounts = mounts
+        self._walk = Walk(catalog, mounts, cluster_map)
         self._calls = calls
         self._spawner = spawner
-        self._cluster_map = cluster_map
         self._jobs: dict[str, _Job] = {}
         self._turns = asyncio.Semaphore(RUNNING_MAX)
         self._news = asyncio.Event()
+        self._terms = 0
+        self.is_taken_up = False
         self.is_closed = False
         self.waiting = 0
 
-    async def resume(self) -> None:
-        """Takes up what is stored; loads that were running when this master ended run again."""
-        for status in sorted(await self._store.load(), key=lambda s: s.created_s):
-            job = self._jobs[status.load_id] = _Job(status)
-            if not status.is_over:
-                await self._step(job, Event.INTERRUPTED)
-                self._start(job)
+    async def take_up(self) -> None:
+        """This master's term begins: takes up what is stored; loads that were running when their master ended run
+        again.
+
+        Raises:
+            NotLeader: it does not, or no longer; nothing runs. NotReady, PeerUnavailable: try again.
+        """
+        self.show(await self._store.begin())
+        try:
+            for job in sorted(self._jobs.values(), key=lambda job: job.status.created_s):
+                await self._again(job)
+        except NotLeader:
+            await self.stand_down()
+            raise
+        self.is_taken_up = True
+
+    async def adopt(self, stored: Sequence[LoadStatus]) -> None:
+        """Runs what is stored and not run here: its storing seemed to have failed, or its master seemed not to lead."""
+        for status in stored:
+            job = self._jobs.get(status.load_id)
+            if not status.is_over and (job is None or job.is_left):
+                self._jobs[status.load_id] = _Job(status)
+                await self._again(self._jobs[status.load_id])
+
+    def show(self, stored: Sequence[LoadStatus]) -> None:
+        """Another master runs the loads: they are as it stored them."""
+        if {status.load_id: status for status in stored} != {name: job.status for name, job in self._jobs.items()}:
+            self._jobs = {status.load_id: _Job(status) for status in stored}
+            self._tell()
+
+    async def stand_down(self) -> None:
+        """The term is over: stops what runs, and stores nothing, for whoever leads next takes it up."""
+        self._terms += 1
+        self.is_taken_up = False
+        tasks = [job.task for job in self._jobs.values() if job.task is not None and not job.task.done()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def check(self) -> None:
+        """Raises ``NotLeader`` where another master runs the loads."""
+        self._store.check()
 
     @property
     def running(self) -> int:
@@ -140,13 +173,14 @@ class Loads:
         """A new load; it is durable when this returns.
 
         Raises:
-            InvalidRequest: no normal path. NotFound: there is none such. Overloaded: too many are not over. What the
-            under store said.
+            InvalidRequest: no normal path. NotFound: there is none such. Overloaded: too many are not over. NotLeader:
+            another master runs them. PeerUnavailable, NotReady: it could not be stored, as far as is known; if it was
+            all the same, it runs. What the under store said.
         """
+        self.check()
         path = normalise(request.path)
         await self._catalog.lookup(path)
-        if self.is_closed:
-            raise NotReady("the master is stopping")
+        self._check_open()
         if self.running >= LOADS_MAX:
             raise Overloaded("too many loads wait", limit=LOADS_MAX)
         now_s = time.time()
@@ -154,28 +188,37 @@ class Loads:
         status = LoadStatus(
             load_id=f"load-{secrets.token_hex(6)}", request=request, state="queued", created_s=now_s, changed_s=now_s
         )
-        job = self._jobs[status.load_id] = _Job(status)
-        await self._store.put(status)
-        await self._forget_old()
-        self._start(job)
+        job, term = _Job(status), self._terms
+        self._jobs[status.load_id] = job
+        try:
+            await self._store.put(status)
+        except ForebayError:
+            self._jobs.pop(status.load_id, None)
+            raise
+        if self._terms == term:
+            self._start(job)
+            await self._forget_old()
         return job.status
 
     async def cancel(self, load_id: str) -> LoadStatus:
         """Ends a load; what is filled stays.
 
         Raises:
-            NotFound: no such load. Conflict: it is over.
+            NotFound: no such load. Conflict: it is over. NotLeader: another master runs it.
         """
+        self.check()
+        self._check_open()
         job = self._job(load_id)
         if job.status.is_over:
             raise Conflict(f"the load is over: it {job.status.state}", load_id=load_id)
-        job.cancelled = True
+        first, job.cancelled = not job.cancelled, True
         if job.task is not None:
-            job.task.cancel()
+            if first:
+                job.task.cancel()
             await asyncio.wait([job.task])
-        elif not job.status.is_over:
+        elif first:
             await self._step(job, Event.CANCELLED)
-        return job.status
+        return self._ended(job)
 
     async def changed(self, load_id: str, after_revision: int, wait_s: float) -> LoadStatus:
         """A load as soon as its revision is another, or as it is after ``wait_s``.
@@ -204,16 +247,44 @@ class Loads:
 
     # -- one load
 
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise NotReady("the master is stopping")
+        if not self.is_taken_up:
+            raise NotReady("the loads are being taken up; try again")
+
+    def _ended(self, job: _Job) -> LoadStatus:
+        if job.status.is_over:
+            return job.status
+        self.check()
+        raise NotReady("its end could not be stored; try again")
+
     def _job(self, load_id: str) -> _Job:
         if load_id not in self._jobs:
-            raise NotFound("no such load; its master has forgotten it, or it is another's", load_id=load_id)
+            raise NotFound("no such load, or it is forgotten", load_id=load_id)
         return self._jobs[load_id]
 
-    def _start(self, job: _Job) -> None:
-        self._spawner.spawn(f"load {job.status.load_id}", self._run(job))
+    async def _again(self, job: _Job) -> None:
+        if not job.status.is_over:
+            await self._step(job, Event.INTERRUPTED)
+            self._start(job)
 
-    async def _run(self, job: _Job) -> None:
+    def _start(self, job: _Job) -> None:
+        self._spawner.spawn(f"load {job.status.load_id}", self._run(job, self._terms))
+
+    async def _run(self, job: _Job, term: int) -> None:
+        if self._terms != term:
+            return
         job.task = asyncio.current_task()
+        try:
+            await self._to_its_end(job)
+        except NotLeader as e:
+            job.is_left = True
+            LOG.warning("load_left", load_id=job.status.load_id, reason=e.message)
+        else:
+            LOG.info("load_over", load_id=job.status.load_id, state=job.status.state, reason=job.status.message)
+
+    async def _to_its_end(self, job: _Job) -> None:
         try:
             async with self._turns:
                 if not job.cancelled:
@@ -223,9 +294,10 @@ class Loads:
                 raise
             if not job.status.is_over:
                 await self._step(job, Event.CANCELLED)
+        except NotLeader:
+            raise
         except (ForebayError, ExceptionGroup) as e:
             await self._broken(job, first_error(e) if isinstance(e, ExceptionGroup) else e)
-        LOG.info("load_over", load_id=job.status.load_id, state=job.status.state, reason=job.status.message)
 
     async def _broken(self, job: _Job, error: BaseException) -> None:
         if not isinstance(error, ForebayError):
@@ -263,7 +335,7 @@ class Loads:
         needs: dict[str, Need] = {}
         files, seen = 0, ""
         members: dict[str, Member] = {}
-        async for batch, owners in self._walk(job.status.request):
+        async for batch, owners in self._walk.batches(job.status.request):
             members |= owners
             for member_id, pieces in batch.items():
                 need = needs.setdefault(member_id, Need())
@@ -276,7 +348,7 @@ class Loads:
         rooms = {name: await self._room(member) for name, member in members.items()}
         shares = tuple(share(name, need, rooms[name]) for name, need in sorted(needs.items()))
         blocks, size = sum(s.blocks for s in shares), sum(s.bytes for s in shares)
-        has_owner = bool(needs) or self._placement() is not None
+        has_owner = bool(needs) or self._walk.placement() is not None
         return LoadPlan(files=files, blocks=blocks, bytes=size, shares=shares), has_owner
 
     async def _held(self, member: Member, pieces: list[Piece]) -> set[str]:
@@ -311,7 +383,7 @@ class Loads:
                 if len(reasons) < MISSING_MAX:
                     reasons[member.member_id, name] = reason
 
-        async for batch, members in self._walk(job.status.request):
+        async for batch, members in self._walk.batches(job.status.request):
             async with asyncio.TaskGroup() as group:
                 for member_id, pieces in batch.items():
                     group.create_task(one(members[member_id], pieces))
@@ -336,69 +408,11 @@ class Loads:
                     rotten = "its bytes did not have their checksum" if piece.block_id in corrupt else known
                     audit.lacks(piece, name, rotten, away=(name, "") in reasons)
 
-        async for batch, members in self._walk(job.status.request):
+        async for batch, members in self._walk.batches(job.status.request):
             async with asyncio.TaskGroup() as group:
                 for member_id, pieces in batch.items():
                     group.create_task(one(members[member_id], pieces))
         return audit
-
-    # -- what lies below a path, and whose it is
-
-    def _placement(self) -> Placement | None:
-        known = self._cluster_map()
-        placement = Placement(known) if known is not None else None
-        return placement if placement is not None and placement.owners else None
-
-    async def _walk(self, request: LoadRequest) -> AsyncIterator[tuple[Batch, dict[str, Member]]]:
-        """All blocks below the path by their owners, in batches; the owners are those of the map at each batch."""
-        pieces: list[Piece] = []
-        async for path, entry, mount in self._files(request.path):
-            pieces += pieces_of(path, entry, mount)
-            while len(pieces) >= BATCH_BLOCKS:
-                yield self._owned(pieces[:BATCH_BLOCKS], request.replicas)
-                pieces = pieces[BATCH_BLOCKS:]
-        if pieces:
-            yield self._owned(pieces, request.replicas)
-
-    def _owned(self, pieces: list[Piece], replicas: int | None) -> tuple[Batch, dict[str, Member]]:
-        placement = self._placement()
-        if placement is None:
-            raise NotReady("no worker owns blocks")
-        batch: Batch = {}
-        for piece in pieces:
-            for member in placement.ranked(piece.block_id, replicas or piece.mount.replicas):
-                batch.setdefault(member.member_id, []).append(piece)
-        return batch, {m.member_id: m for m in placement.owners}
-
-    async def _files(self, path: str) -> AsyncIterator[tuple[str, Entry, Mount]]:
-        found = await self._catalog.lookup(path)
-        if found.entry.kind == "file":
-            yield path, found.entry, self._mount(found.mount_id)
-            return
-        pending, seen = [path.rstrip("/")], 0
-        while pending:
-            directory = pending.pop()
-            seen += 1
-            if seen > DIRECTORIES_MAX:
-                raise CallerError(f"more than {DIRECTORIES_MAX} directories lie below {path}")
-            token: str | None = None
-            while True:
-                request = ListRequest(path=directory or "/", page_token=token)
-                page = decode(ListReply, await self._catalog.list_page(request))
-                for entry in page.entries:
-                    if entry.kind == "dir":
-                        pending.append(f"{directory}/{entry.name}")
-                    else:
-                        yield f"{directory}/{entry.name}", entry, self._mount(page.mount_id)
-                token = page.next_page_token
-                if token is None:
-                    break
-
-    def _mount(self, mount_id: str | None) -> Mount:
-        mount = next((m for m in self._mounts.table.mounts if m.mount_id == mount_id), None)
-        if mount is None:
-            raise NotFound("the mount is gone", mount_id=mount_id)
-        return mount
 
     # -- state
 
@@ -406,9 +420,21 @@ class Loads:
         """The next state, stored before it is told."""
         state = after(job.status.state, event)
         status = msgspec.structs.replace(job.status, **{**changes, "state": state, "changed_s": time.time()})
-        job.status = msgspec.structs.replace(status, revision=status.revision + 1)
-        await self._store.put(job.status)
+        status = msgspec.structs.replace(status, revision=status.revision + 1)
+        await self._keep(status)
+        job.status = status
         self._tell()
+
+    async def _keep(self, status: LoadStatus) -> None:
+        """Stores it, however long that takes. Raises ``NotLeader``: it is another master's now."""
+        while True:
+            try:
+                return await self._store.put(status)
+            except ForebayError as e:
+                if isinstance(e, NotLeader) or not e.retryable:
+                    raise
+                LOG.warning("load_not_stored", load_id=status.load_id, code=e.code, reason=e.message)
+                await asyncio.sleep(STORE_PAUSE_S)
 
     def _show(self, job: _Job, *, now: bool = False, **changes: int) -> None:
         """Progress: told now and then, and not stored."""
@@ -428,25 +454,6 @@ class Loads:
         for status in over[: max(0, len(self._jobs) - LOADS_MAX)]:
             del self._jobs[status.load_id]
             await self._store.remove(status.load_id)
-
-
-def pieces_of(path: str, entry: Entry, mount: Mount) -> list[Piece]:
-    """The blocks of a file; none of an empty one. Pure."""
-    layout = entry.layout
-    if layout is None:
-        return []
-    return [
-        Piece(
-            path,
-            identity.block_id(layout.version_id, layout.block_size, index),
-            mount,
-            BlockTarget(
-                mount_id=mount.mount_id, key=layout.key, size=layout.size, fingerprint=layout.fingerprint, index=index
-            ),
-            identity.block_length(layout.size, layout.block_size, index),
-        )
-        for index in range(identity.block_count(layout.size, layout.block_size))
-    ]
 
 
 def _success(status: LoadStatus) -> str:
