@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from forebay.contracts import ListReply, ListRequest, Mount, MountRequest, UfsOptions, decode
@@ -27,6 +27,7 @@ from forebay_master.trees import Trees
 
 ROOT = "file:///memory"
 ALLOWED = (ROOT, "file:///other")
+PATIENT_S = 60.0
 
 
 class ListedUfs(MemoryUfs):
@@ -145,8 +146,10 @@ async def kit(
     roots: Sequence[str] = ALLOWED,
     sync_limits: SyncLimits | None = None,
     stat_limits: StatLimits | None = None,
+    sight_s: float = PATIENT_S,
 ) -> AsyncIterator[Kit]:
-    """The parts; at the end their invariants are checked and nothing is under way."""
+    """The parts; at the end their invariants are checked and nothing is under way. A page of a listing that comes in
+    waits to be full, however slow the machine, unless ``sight_s`` says otherwise."""
     clock, metrics = Clock(), Metrics()
     stores = {uri: ListedUfs(uri=uri) for uri in ALLOWED}
     opened: list[ListedUfs] = []
@@ -164,7 +167,14 @@ async def kit(
         feed = Feed()
         stats = Stats(sources, supervisor, meters, clock=clock, feed=feed, limits=stat_limits)
         syncs = Syncs(
-            database, sources, supervisor, meters, clock=clock, feed=feed, singles=stats.take, limits=sync_limits
+            database,
+            sources,
+            supervisor,
+            meters,
+            clock=clock,
+            feed=feed,
+            singles=stats.take,
+            limits=replace(sync_limits or SyncLimits(), sight_s=sight_s),
         )
         await syncs.load()
         mounts = Mounts(

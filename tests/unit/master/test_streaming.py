@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from forebay.contracts import ListReply
-from forebay.errors import Conflict, ForebayError, UfsUnavailable
+from forebay.errors import Conflict, UfsUnavailable
 from forebay.testing import run
 from forebay.ufs import PAGE_NAMES_MAX, UfsEntry, UfsPage
 from forebay_master import failures
 from tests.unit.master.kit import ROOT, Kit, ListedUfs, kit
 
 NAMES = [f"part-{number:03}.jpg" for number in range(100)]
+SHORT_S = 0.01
+SOON_S = 30.0
 
 
 class Backwards(ListedUfs):
@@ -33,8 +35,9 @@ class Backwards(ListedUfs):
 
 @asynccontextmanager
 async def held_kit(folder: Path, *, hold_from: str) -> AsyncIterator[Kit]:
-    """A mount of ``NAMES``, ten to a page of the under store, of which those from ``hold_from`` wait."""
-    async with kit(folder) as k:
+    """A mount of ``NAMES``, ten to a page of the under store, of which those from ``hold_from`` wait. Pages go short at
+    once, so that no test waits for what is held."""
+    async with kit(folder, sight_s=SHORT_S) as k:
         for name in NAMES:
             k.ufs.put(f"d/{name}", b"1")
         await k.mount("/m")
@@ -42,6 +45,17 @@ async def held_kit(folder: Path, *, hold_from: str) -> AsyncIterator[Kit]:
         k.ufs.hold, k.ufs.hold_from = asyncio.Event(), hold_from
         yield k
         k.ufs.hold.set()
+
+
+async def reached(k: Kit, wanted: list[str], token: str | None = None, limit: int = 10_000) -> ListReply:
+    """The page behind ``token`` once it has all of ``wanted``; before, it is shorter and has nothing else."""
+    async with asyncio.timeout(SOON_S):
+        while True:
+            page = await k.page("/m/d", token, limit)
+            names = [entry.name for entry in page.entries]
+            assert names == wanted[: len(names)]
+            if len(names) == len(wanted):
+                return page
 
 
 async def rest(k: Kit, page: ListReply, path: str = "/m/d", limit: int = 10_000) -> list[str]:
@@ -57,11 +71,9 @@ def test_the_first_page_comes_while_the_under_store_is_still_listed_and_the_page
 ) -> None:
     async def main() -> None:
         async with held_kit(tmp_path, hold_from="part-049.jpg") as k:
-            first = await k.page("/m/d", limit=20)
-            assert [entry.name for entry in first.entries] == NAMES[:20]
+            first = await reached(k, NAMES[:20], limit=20)
             assert (len(k.syncs), first.synced_at_s) == (1, k.clock.now_s)
-            second = await k.page("/m/d", first.next_page_token, limit=10_000)
-            assert [entry.name for entry in second.entries] == NAMES[20:49]  # NAMES[49] may have names below it
+            second = await reached(k, NAMES[20:49], first.next_page_token)  # NAMES[49] may have names below it
             assert k.ufs.hold is not None
             k.ufs.hold.set()
             assert await rest(k, first) == NAMES
@@ -74,18 +86,13 @@ def test_the_first_page_comes_while_the_under_store_is_still_listed_and_the_page
 def test_a_failure_in_the_middle_is_an_error_for_the_pages_behind_it_and_the_listing_goes_on_when_it_is_over(
     tmp_path: Path,
 ) -> None:
-    def fails(key: str, token: str | None) -> ForebayError | None:
-        return UfsUnavailable("down") if token else None
-
     async def main() -> None:
         async with held_kit(tmp_path, hold_from="part-029.jpg") as k:
-            first = await k.page("/m/d", limit=15)
-            k.ufs.fail = fails
+            first = await reached(k, NAMES[:15], limit=15)
+            token = (await reached(k, NAMES[15:29], first.next_page_token)).next_page_token
+            k.ufs.fail = lambda key, token: UfsUnavailable("down")
             assert k.ufs.hold is not None
-            following = asyncio.ensure_future(k.page("/m/d", first.next_page_token, limit=10_000))
-            assert [entry.name for entry in (await following).entries] == NAMES[15:29]
             k.ufs.hold.set()
-            token = (await following).next_page_token
             for _ in range(2):
                 with pytest.raises(UfsUnavailable, match="down"):
                     await k.page("/m/d", token)
@@ -109,8 +116,7 @@ def test_what_other_mounts_put_into_a_directory_is_merged_into_its_early_pages(t
                 k.add_store(uri)
                 await k.mount(f"/m/d/{name}", uri)
             k.ufs.hold = held
-            first = await k.page("/m/d")
-            assert [entry.name for entry in first.entries] == ["a", *NAMES[:8], "part-007a", *NAMES[8:29]]
+            first = await reached(k, ["a", *NAMES[:8], "part-007a", *NAMES[8:29]])
             assert held is not None
             held.set()
             assert await rest(k, first) == ["a", *NAMES[:8], "part-007a", *NAMES[8:], "z"]
@@ -120,7 +126,7 @@ def test_what_other_mounts_put_into_a_directory_is_merged_into_its_early_pages(t
 
 def test_an_under_store_without_order_is_noticed_and_nobody_gets_a_listing_with_a_hole(tmp_path: Path) -> None:
     async def main() -> None:
-        async with kit(tmp_path) as k:
+        async with kit(tmp_path, sight_s=SHORT_S) as k:
             k.stores[ROOT] = Backwards()
             for name in NAMES[:10]:
                 k.ufs.put(name, b"1")

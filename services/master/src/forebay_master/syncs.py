@@ -38,9 +38,6 @@ from forebay_master.stats import answer_changes
 LOG = logs.get(__name__)
 K = TypeVar("K")
 
-SIGHT_S = 0.5
-"""How long a page of a listing that comes in waits to be full."""
-
 PROBES_MAX = 4
 """Questions about single names that one page of a listing may cost."""
 
@@ -94,6 +91,8 @@ class SyncLimits:
     """One directory: 10 million names at 1,000 a request of 80 ms."""
     names_max: int = 10_000_000
     """Names in one directory."""
+    sight_s: float = 0.5
+    """How long a page of a listing that comes in waits to be full."""
     disorders_kept: int = 1000
     """Mounts, and listings, that are remembered for coming in without order."""
 
@@ -168,14 +167,14 @@ class Syncs:
         return await self._flights.join(name, since_s, partial(self._sync, mount, directory))
 
     async def sight(self, mount: Mount, directory: str, since_s: float, *, after: str, rows: int) -> Sight | None:
-        """As soon as ``rows`` names behind ``after`` are certain, or some after ``SIGHT_S``: what may be read. ``None``
+        """As soon as ``rows`` names behind ``after`` are certain, or some after ``sight_s``: what may be read. ``None``
         when the directory has a whole listing from ``since_s`` or later.
 
         Raises:
             What ``bring`` raises.
         """
         name = DirectoryName.of(mount, directory)
-        until_s = asyncio.get_running_loop().time() + SIGHT_S
+        until_s = asyncio.get_running_loop().time() + self._limits.sight_s
         brought = asyncio.ensure_future(self._bring_again(mount, name, since_s))
         try:
             while not brought.done():
