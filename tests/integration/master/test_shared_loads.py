@@ -71,8 +71,8 @@ def test_a_load_whose_leader_is_killed_is_brought_to_its_end_by_the_next_with_it
                 ("GET", f"{path}?after=0&wait_s=1", None),
             ):
                 refused = send(cluster, "second", method, where, body)
-                assert (refused["status"], refused["error"]["code"]) == (421, "not_leader"), refused
-                assert refused["error"]["details"]["leader"] == leader
+                assert (refused["status"], refused["code"]) == (421, "not_leader"), refused
+                assert refused["details"]["leader"] == leader
 
             # when the leader is killed, the other brings the load to its end
             cluster.kill("master")

@@ -148,3 +148,22 @@ def test_below_a_prefix_another_consistency_class_holds(tmp_path: Path) -> None:
             assert (await k.catalog.lookup("/m/fixed/a")).entry.size == 2
 
     run(main())
+
+
+def test_a_mount_that_is_to_be_written_to_is_refused_and_says_why(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with kit(tmp_path) as k:
+            mount = await k.mount("/m")
+            assert mount.read_only
+            assert await k.mounts.change(mount.mount_id, {"read_only": True}) == mount
+            revision = k.mounts.revision
+            for refused in (
+                k.mounts.mount(MountRequest(path="/w", ufs_uri="file:///other", read_only=False)),
+                k.mounts.change(mount.mount_id, {"read_only": False}),
+            ):
+                with pytest.raises(InvalidRequest, match="does not write to under stores") as error:
+                    await refused
+                assert error.value.details["reason"] == "read_only"
+            assert (k.mounts.revision, k.mounts.table.mounts) == (revision, (mount,))
+
+    run(main())

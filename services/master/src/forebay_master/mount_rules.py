@@ -11,7 +11,7 @@ from forebay.errors import Conflict, InvalidRequest
 from forebay.ufs import UfsUri
 from forebay_master.namespace import MountTable, ancestors
 
-CHANGEABLE = ("block_size", "replicas", "max_age_s", "rules", "pin", "ttl_s", "quota_bytes")
+CHANGEABLE = ("read_only", "block_size", "replicas", "max_age_s", "rules", "pin", "ttl_s", "quota_bytes")
 """What ``PATCH /v1/mounts/{id}`` takes: where data come from is the mount itself."""
 
 
@@ -50,7 +50,7 @@ def changed_request(mount: Mount, changes: object) -> MountRequest:
     """What ``mount`` would be asked for as, with ``changes`` (a JSON object).
 
     Raises:
-        InvalidRequest: not an object, a field that cannot be changed, an impossible value.
+        InvalidRequest: not an object, a field that cannot be changed, an impossible value, or ``read_only: false``.
     """
     if not isinstance(changes, Mapping):
         raise InvalidRequest("the body is not a JSON object")
@@ -61,9 +61,21 @@ def changed_request(mount: Mount, changes: object) -> MountRequest:
         )
     fields = {field.name: getattr(mount, field.name) for field in msgspec.structs.fields(MountRequest)}
     try:
-        return msgspec.convert({**msgspec.to_builtins(fields), **changes}, MountRequest)
+        wanted = msgspec.convert({**msgspec.to_builtins(fields), **changes}, MountRequest)
     except msgspec.ValidationError as e:
         raise InvalidRequest(f"a change has an impossible value: {e}") from e
+    check_read_only(wanted)
+    return wanted
+
+
+def check_read_only(wanted: MountRequest) -> None:
+    """Raises ``InvalidRequest`` (``details["reason"]`` is ``read_only``) for a mount that is to be written to."""
+    if not wanted.read_only:
+        raise InvalidRequest(
+            "a mount can only be read_only: true, for Forebay does not write to under stores",
+            reason="read_only",
+            path=wanted.path,
+        )
 
 
 def _is_same_store(mount: Mount, wanted: MountRequest) -> bool:

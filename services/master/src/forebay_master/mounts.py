@@ -17,7 +17,7 @@ from forebay.errors import Conflict, ForebayError, NotFound, NotReady, Overloade
 from forebay.runtime import Deadline, Supervisor, logs
 from forebay.ufs import UfsFile, UfsUri, check_key, check_listable, explained
 from forebay_master.flights import to_the_end
-from forebay_master.mount_rules import changed_request, check_new
+from forebay_master.mount_rules import changed_request, check_new, check_read_only
 from forebay_master.mount_store import MountStore
 from forebay_master.namespace import MountTable, mount_id_of, normalise
 from forebay_master.records import MountOrigin
@@ -295,8 +295,9 @@ def canonical(request: MountRequest) -> MountRequest:
     """The request with its path and source in their one spelling.
 
     Raises:
-        InvalidRequest: no normal path, no source address, no endpoint.
+        InvalidRequest: no normal path, no source address, no endpoint; it is to be written to.
     """
+    check_read_only(request)
     uri = UfsUri.parse(request.ufs_uri)
     uri.ufs_id(request.options)  # reads the endpoint
     for rule in request.rules:
@@ -312,6 +313,7 @@ def _mount(request: MountRequest, mount_id: str, generation: int) -> Mount:
         ufs_uri=request.ufs_uri,
         ufs_id=UfsUri.parse(request.ufs_uri).ufs_id(request.options),
         options=request.options,
+        read_only=request.read_only,
         block_size=request.block_size,
         replicas=request.replicas,
         max_age_s=request.max_age_s,

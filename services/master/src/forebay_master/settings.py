@@ -47,7 +47,7 @@ class MasterSettings(MemberSettings):
     mount: tuple[str, ...] = Field(
         (),
         description="what is mounted where, PATH=URI[,OPTION=VALUE...]; repeatable; options: endpoint, region,"
-        " path-style, profile, anonymous, ca-file, block-size, replicas, max-age-s, pin, ttl-s, quota"
+        " path-style, profile, anonymous, ca-file, block-size, replicas, max-age-s, pin, ttl-s, quota, read-only"
         " (they beat the settings below; as a variable with options, write a JSON array)",
     )
     state_dir: Path | None = Field(
@@ -83,7 +83,8 @@ class MasterSettings(MemberSettings):
 
 _MOUNT = re.compile(r"(?P<path>/.*?)=(?P<uri>[a-z][a-z0-9+.-]*://.*)", re.DOTALL)
 _OPTION = re.compile(
-    r",(?P<name>endpoint|region|path-style|profile|anonymous|ca-file|block-size|replicas|max-age-s|pin|ttl-s|quota)"
+    r",(?P<name>endpoint|region|path-style|profile|anonymous|ca-file|block-size|replicas|max-age-s|pin|ttl-s|quota"
+    r"|read-only)"
     r"=(?P<value>[^,]*)$"
 )
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -148,6 +149,7 @@ def _fields(path: str, uri: str, said: dict[str, str], defaults: MasterSettings)
         "block_size": parse_size(said["block-size"]) if "block-size" in said else defaults.block_size,
         "replicas": int(said["replicas"]) if "replicas" in said else defaults.replicas,
         "max_age_s": parse_max_age(said["max-age-s"]) if "max-age-s" in said else defaults.max_age_s,
+        "read_only": _BOOLEANS[said.get("read-only", "true")],
         "pin": _BOOLEANS[said.get("pin", "false")],
         "ttl_s": float(said["ttl-s"]) if "ttl-s" in said else None,
         "quota_bytes": parse_size(said["quota"]) if "quota" in said else None,

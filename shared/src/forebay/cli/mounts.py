@@ -31,6 +31,10 @@ BlockSize = Annotated[str | None, typer.Option(help="block size, as 64MiB", show
 Replicas = Annotated[int | None, typer.Option(help="workers that may hold a block", show_default=False)]
 Pin = Annotated[bool | None, typer.Option("--pin/--no-pin", help="evict nothing of it", show_default=False)]
 Ttl = Annotated[float | None, typer.Option("--ttl", help="seconds after which an unread block leaves")]
+ReadOnly = Annotated[
+    bool | None,
+    typer.Option("--read-only/--no-read-only", help="nothing writes to sources: --no is refused", show_default=False),
+]
 Quota = Annotated[str | None, typer.Option(help="what each worker keeps at most, as 10GiB")]
 
 
@@ -55,7 +59,9 @@ def chosen(**said: Any) -> dict[str, Any]:
     Raises:
         ConfigError: one that cannot be read.
     """
-    found: dict[str, Any] = {name: said[name] for name in ("replicas", "pin", "ttl_s") if said[name] is not None}
+    found: dict[str, Any] = {
+        name: said[name] for name in ("replicas", "pin", "ttl_s", "read_only") if said[name] is not None
+    }
     for name, flag in (("block_size", "--block-size"), ("quota_bytes", "--quota")):
         if said[name] is not None:
             try:
@@ -135,12 +141,20 @@ def add(  # noqa: PLR0913, PLR0917  # each parameter is an option of the command
     pin: Pin = None,
     ttl: Ttl = None,
     quota: Quota = None,
+    read_only: ReadOnly = None,
     registry: Registry = None,
 ) -> None:
     """Show SOURCE at PATH. It is listed first; what is wrong with it is said."""
     with errors():
         more = chosen(
-            max_age=max_age, rules=rule, block_size=block_size, replicas=replicas, pin=pin, ttl_s=ttl, quota_bytes=quota
+            max_age=max_age,
+            rules=rule,
+            block_size=block_size,
+            replicas=replicas,
+            pin=pin,
+            ttl_s=ttl,
+            quota_bytes=quota,
+            read_only=read_only,
         )
         options = {"profile": profile, "path_style": path_style, "anonymous": anonymous}
         options |= {name: value for name, value in (("endpoint", endpoint), ("region", region)) if value}
@@ -159,6 +173,7 @@ def set_(  # noqa: PLR0913, PLR0917  # each parameter is an option of the comman
     pin: Pin = None,
     ttl: Ttl = None,
     quota: Quota = None,
+    read_only: ReadOnly = None,
     registry: Registry = None,
 ) -> None:
     """Change options of a mount; what is not given stays."""
@@ -169,7 +184,14 @@ def set_(  # noqa: PLR0913, PLR0917  # each parameter is an option of the comman
 
     with errors():
         more = chosen(
-            max_age=max_age, rules=rule, block_size=block_size, replicas=replicas, pin=pin, ttl_s=ttl, quota_bytes=quota
+            max_age=max_age,
+            rules=rule,
+            block_size=block_size,
+            replicas=replicas,
+            pin=pin,
+            ttl_s=ttl,
+            quota_bytes=quota,
+            read_only=read_only,
         )
         if not more:
             raise ConfigError("set", "say what to change, as --max-age 10")

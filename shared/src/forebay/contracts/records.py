@@ -163,11 +163,12 @@ class Mount(Record, frozen=True):
 
 
 class MountRequest(Record, frozen=True):
-    """Bind ``ufs_uri`` at ``path``."""
+    """Bind ``ufs_uri`` at ``path``. ``read_only: false`` is refused: nothing writes to under stores."""
 
     path: PathText
     ufs_uri: PathText
     options: UfsOptions = UfsOptions()
+    read_only: bool = True
     block_size: Annotated[int, Meta(ge=4 << 20, le=1 << 34, multiple_of=4 << 20)] = BLOCK_SIZE_DEFAULT
     replicas: Annotated[int, Meta(ge=1, le=16)] = 1
     max_age_s: Annotated[float, Meta(ge=0)] | None = 60.0
