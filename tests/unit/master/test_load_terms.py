@@ -12,7 +12,7 @@ import pytest
 from forebay.contracts import ClusterMap, Member, StatusReply
 from forebay.contracts.loads import HoldsReply, LoadRequest, LoadStatus
 from forebay.contracts.tickets import KeyRing
-from forebay.errors import Conflict, ForebayError, NotLeader, NotReady, PeerUnavailable
+from forebay.errors import Conflict, Detail, ForebayError, NotLeader, NotReady, PeerUnavailable
 from forebay.telemetry import quiet
 from forebay.testing import run
 from forebay.testing.elections import MemoryElections
@@ -46,7 +46,7 @@ class Workers(WorkerCalls):
 
     async def status(self, member: Member) -> StatusReply:
         """It has room."""
-        tier = {"tier": "MEM", "capacity_bytes": 1 << 30, "used_bytes": 0, "in_service": True}
+        tier: dict[str, Detail] = {"tier": "MEM", "capacity_bytes": 1 << 30, "used_bytes": 0, "in_service": True}
         return StatusReply(
             service="forebay-worker",
             member_id="w",
