@@ -12,7 +12,7 @@ import pytest
 from forebay.contracts import ClusterMap, Member, StatusReply
 from forebay.contracts.loads import HoldsReply, LoadRequest, LoadStatus
 from forebay.contracts.tickets import KeyRing
-from forebay.errors import Conflict, Detail, ForebayError, NotLeader, NotReady, PeerUnavailable
+from forebay.errors import Conflict, Detail, ForebayError, NotFound, NotLeader, NotReady, PeerUnavailable
 from forebay.telemetry import quiet
 from forebay.testing import run
 from forebay.testing.elections import MemoryElections
@@ -199,5 +199,19 @@ def test_nothing_is_begun_before_what_is_stored_was_taken_up(tmp_path: Path) -> 
                 await first.loads.begin(LoadRequest(path="/m"))
             with pytest.raises(ForebayError):
                 await second.loads.begin(LoadRequest(path="/m"))
+
+    run(main())
+
+
+def test_nobody_says_that_there_is_no_such_load_before_what_is_stored_was_read(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with two(tmp_path) as (first, second, _):
+            for master in (first, second):
+                with pytest.raises(NotReady):
+                    master.loads.get("load-0")
+            await eventually(lambda: first.loads.is_known and second.loads.is_known, timeout_s=SOON_S)
+            for master in (first, second):
+                with pytest.raises(NotFound):
+                    master.loads.get("load-0")
 
     run(main())

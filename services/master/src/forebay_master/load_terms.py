@@ -25,14 +25,15 @@ async def keep_terms(leading: Leading, loads: Loads, store: ZnodeJobStore) -> No
             if now != term:
                 await loads.stand_down()
                 term = None
-            if now is None:
-                loads.show(store.shown())
-            elif term is None:
+            shown = store.shown()
+            if now is not None and term is None:
                 await loads.take_up()
                 term = now
                 LOG.info("loads_taken_up", epoch=term, running=loads.running)
-            else:
-                await loads.adopt(store.shown())
+            elif now is None and shown is not None:
+                loads.show(shown)
+            elif shown is not None:
+                await loads.adopt(shown)
             revision = await store.changed(revision, LOOK_S)
         except NotLeader:
             await asyncio.sleep(LOOK_S)

@@ -108,6 +108,7 @@ class Loads:
         self._turns = asyncio.Semaphore(RUNNING_MAX)
         self._news = asyncio.Event()
         self._terms = 0
+        self.is_known = False
         self.is_taken_up = False
         self.is_closed = False
         self.waiting = 0
@@ -138,6 +139,7 @@ class Loads:
 
     def show(self, stored: Sequence[LoadStatus]) -> None:
         """Another master runs the loads: they are as it stored them."""
+        self.is_known = True
         if {status.load_id: status for status in stored} != {name: job.status for name, job in self._jobs.items()}:
             self._jobs = {status.load_id: _Job(status) for status in stored}
             self._tell()
@@ -260,6 +262,8 @@ class Loads:
         raise NotReady("its end could not be stored; try again")
 
     def _job(self, load_id: str) -> _Job:
+        if not self.is_known:
+            raise NotReady("the loads have not been read yet; try again")
         if load_id not in self._jobs:
             raise NotFound("no such load, or it is forgotten", load_id=load_id)
         return self._jobs[load_id]
@@ -452,8 +456,12 @@ class Loads:
     async def _forget_old(self) -> None:
         over = sorted((j.status for j in self._jobs.values() if j.status.is_over), key=lambda s: s.changed_s)
         for status in over[: max(0, len(self._jobs) - LOADS_MAX)]:
-            del self._jobs[status.load_id]
-            await self._store.remove(status.load_id)
+            try:
+                await self._store.remove(status.load_id)
+            except ForebayError as e:  # the next one that begins tries again
+                LOG.warning("load_not_forgotten", load_id=status.load_id, code=e.code, reason=e.message)
+                return
+            self._jobs.pop(status.load_id, None)
 
 
 def _success(status: LoadStatus) -> str:

@@ -42,13 +42,13 @@ class ZnodeJobStore:
         """See ``JobStore.begin``."""
         self.check()
         await self._commit({TERM: b"{}"})
-        return self.shown()
+        return self.shown() or []
 
-    def shown(self) -> list[LoadStatus]:
-        """The loads as last heard; one that this build cannot read is left out."""
+    def shown(self) -> list[LoadStatus] | None:
+        """The loads as last heard (one that this build cannot read is left out); ``None``: nothing was heard yet."""
         ledger = self._ledger()
         table = ledger.table(TABLE) if ledger is not None else None
-        return parse(table) if table is not None else []
+        return parse(table) if table is not None else None
 
     async def changed(self, after: int, timeout_s: float) -> int:
         """The table's revision as soon as it is not ``after``, or after ``timeout_s``."""

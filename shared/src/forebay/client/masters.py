@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from forebay.client.plan import goes_on, round_pause_s
 from forebay.contracts import Record
-from forebay.errors import ForebayError, NotLeader, PeerUnavailable
+from forebay.errors import ForebayError, NotLeader, PeerUnavailable, UfsError
 from forebay.runtime import Deadline
 from forebay.telemetry import waits
 from forebay.transport import HttpClient
@@ -59,9 +59,11 @@ class Masters:
                         peer, path, request, kind, deadline=deadline.sooner(attempt_s), method=method
                     )
                 except ForebayError as e:
-                    if not goes_on(e) or deadline.expired:
+                    if not goes_on(e):
                         raise
-                    error = e
+                    error = telling(error, e)
+                    if deadline.expired:
+                        raise error from None
                     if isinstance(e, NotLeader) and (leader := e.details.get("leader")) in peers:
                         peers.remove(str(leader))
                         peers.insert(0, str(leader))
@@ -75,3 +77,8 @@ class Masters:
 
     def _order(self) -> list[str]:
         return sorted(self._addresses(), key=lambda peer: peer != self._last)
+
+
+def telling(before: ForebayError, now: ForebayError) -> ForebayError:
+    """Which of two errors a caller gets: what an under store said beats that nobody answered afterwards. Pure."""
+    return before if isinstance(before, UfsError) and not isinstance(now, UfsError) else now
