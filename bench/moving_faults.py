@@ -35,6 +35,14 @@ READ_BYTES = MIB
 STREAMS = 16
 EXTENT = 4 * MIB
 BLOCK = 16 * MIB
+KILLED_BOUND = 15e6
+KILLED_BLOCK = MIB
+"""Of many small blocks each worker owns about as much as the others. With a few large ones the fullest worker is what
+limits, and losing one of the others costs nothing."""
+
+BINDING = 0.8
+"""A cluster that gives this share of the sum of its bounds is bound by them."""
+
 FILE_BYTES = 32 * MIB
 FILES = 8
 REQUESTS, READ = "forebay_ufs_requests_total{", "forebay_ufs_read_bytes_total{"
@@ -111,6 +119,10 @@ class Bounded:
         reply = get(self.cluster.children[name].spec.port, "/metrics", timeout_s=5)
         return parse_metrics(reply[1]) if reply is not None else {}
 
+    def served(self) -> dict[str, float]:
+        """Bytes served by each worker that answers."""
+        return {name: _served(self.metrics(name)) for name in self.proxies}
+
     def ufs_reads(self) -> tuple[float, float]:
         """Requests to the under store, and bytes, of all workers that answer."""
         found = [self.metrics(name) for name in self.proxies]
@@ -119,8 +131,8 @@ class Bounded:
 
 
 @contextmanager
-def bounded_cluster(workers: int, *, quick: bool) -> Iterator[Bounded]:
-    """``workers`` behind proxies of ``BOUND`` each, holding all files between them, and a reader that runs."""
+def bounded_cluster(workers: int, *, quick: bool, bound: float = BOUND, block_size: int = BLOCK) -> Iterator[Bounded]:
+    """``workers`` behind proxies of ``bound`` each, holding all files between them, and a reader that runs."""
     with ExitStack() as stack:
         source = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="forebay-bench-")))
         for number in range(2 if quick else FILES):
@@ -130,7 +142,7 @@ def bounded_cluster(workers: int, *, quick: bool) -> Iterator[Bounded]:
             ufs_roots=(f"file://{source}",),
             workers=workers,
             worker_mem_bytes=2 * FILES * FILE_BYTES,
-            extra={"master": ("--block-size", str(BLOCK))},
+            extra={"master": ("--block-size", str(block_size))},
         )
         cluster = LocalCluster(spec)
         stack.callback(cluster.stop)
@@ -141,25 +153,25 @@ def bounded_cluster(workers: int, *, quick: bool) -> Iterator[Bounded]:
             child = cluster.children[name]
             child.spec = replace(child.spec, args=(*child.spec.args, "--advertise", proxies[name].address))
         cluster.start()
-        _warm(cluster, source)
+        _warm(cluster, source, block_size)
         for proxy in proxies.values():
-            proxy.faults = Faults(shared_bytes_per_s=BOUND)
+            proxy.faults = Faults(shared_bytes_per_s=bound)
         load = Load(cluster, source)
         stack.callback(load.end)
         time.sleep(1.0 if quick else 3.0)
         yield Bounded(cluster, proxies, load, source)
 
 
-def _warm(cluster: LocalCluster, source: Path) -> None:
+def _warm(cluster: LocalCluster, source: Path, block_size: int) -> None:
     """Every byte is in the workers' memory."""
     from forebay.client import ClientOptions, SyncClient  # here: its thread begins after the forks
 
-    expected = sum(path.stat().st_size for path in source.iterdir()) // BLOCK
+    expected = sum(path.stat().st_size for path in source.iterdir()) // block_size
     with SyncClient(ClientOptions(registry=cluster.registry, client_id="bench-warm")) as client:
         for path in sorted(source.iterdir()):
             with client.open(f"/{path.name}") as reader:
-                for offset in range(0, reader.size, BLOCK):
-                    reader.read(offset, BLOCK)
+                for offset in range(0, reader.size, block_size):
+                    reader.read(offset, block_size)
     end = time.monotonic() + 60
     while len(list(cluster.places.shm.rglob("*.blk"))) < expected:
         if time.monotonic() > end:
@@ -177,11 +189,11 @@ def throttled_loss(options: Options) -> Figure:
         start = time.monotonic()
         time.sleep(times.before_s)
         victim = bounded.proxies["worker-0"]
-        before_bytes = {name: _served(bounded.metrics(name)) for name in bounded.proxies}
+        before_bytes = bounded.served()
         victim.faults = Faults(shared_bytes_per_s=BOUND * THROTTLE)
         changed = time.monotonic()
         time.sleep(times.settle_s + times.after_s)
-        after_bytes = {name: _served(bounded.metrics(name)) for name in bounded.proxies}
+        after_bytes = bounded.served()
         seen = bounded.load.stop()
     before = seen.rate(start, changed)
     after = seen.rate(changed + times.settle_s, changed + times.settle_s + times.after_s)
@@ -230,6 +242,8 @@ class Killed:
     ufs_bytes: float
     times: Times
     workers: int
+    rates: dict[str, float]
+    """MB/s served by each worker before it happened."""
 
     def recovered_s(self) -> float:
         """Seconds until the throughput of two seconds reaches 95 % of what the others can give."""
@@ -269,18 +283,28 @@ class Killed:
             "lost_extents": self.lost_extents,
             "ufs_requests": self.ufs_requests,
             "ufs_MB": round(self.ufs_bytes / 1e6, 1),
-            "bound_MBps": BOUND / 1e6,
+            "bound_MBps": KILLED_BOUND / 1e6,
+            "bounds_MBps": {"before": self.bounds, "after": self.bounds * (self.workers - 1) / self.workers},
+            "bounds_bind": self.before >= BINDING * self.bounds,
+            "served_before_MBps": self.rates,
             "versions": environment("forebay", "uvloop"),
         }
+
+    @property
+    def bounds(self) -> float:
+        """MB/s that all workers together may give."""
+        return self.workers * KILLED_BOUND / 1e6
 
 
 @lru_cache
 def killed_run(options: Options) -> Killed:
     """Kills one of three workers under load; all figures of it come from this one run."""
     times, workers = (QUICK if options.quick else KILLED), 3
-    with bounded_cluster(workers, quick=options.quick) as bounded:
-        start = time.monotonic()
+    with bounded_cluster(workers, quick=options.quick, bound=KILLED_BOUND, block_size=KILLED_BLOCK) as bounded:
+        served, start = bounded.served(), time.monotonic()
         time.sleep(times.before_s)
+        took_s, later = time.monotonic() - start, bounded.served()
+        rates = {name: round((later[name] - count) / 1e6 / took_s, 1) for name, count in served.items()}
         victim = "worker-0"
         held = bounded.cluster.places.tier(0).rglob("*.blk")
         lost = sum(-(-path.stat().st_size // EXTENT) for path in held)
@@ -291,7 +315,10 @@ def killed_run(options: Options) -> Killed:
         requests_after, read_after = _without(bounded, victim)
         seen = bounded.load.stop()
     say(f"killed: {len(seen.reads)} reads, {len(seen.errors)} errors, {seen.wrong} wrong; {lost} extents lost")
-    return Killed(seen, start, killed, lost, requests_after - requests, read_after - read, times, workers)
+    asked = (requests_after - requests, read_after - read)
+    run = Killed(seen, start, killed, lost, *asked, times, workers, rates)
+    say(f"  {run.before:.1f} of {run.bounds:.1f} MB/s before, {run.after:.1f} after; by worker {rates}")
+    return run
 
 
 def _without(bounded: Bounded, victim: str) -> tuple[float, float]:

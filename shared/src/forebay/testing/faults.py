@@ -228,7 +228,7 @@ class _End(asyncio.Protocol):
 
     async def write(self, data: bytes) -> None:
         """Returns when the kernel has taken ``data``, or the connection is gone."""
-        if self.transport is not None and data:
+        if self.transport is not None and not self.transport.is_closing() and data:
             self.transport.write(data)
             await self._writable.wait()
 
