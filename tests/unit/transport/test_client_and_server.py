@@ -231,7 +231,7 @@ def test_rpc_and_data_use_two_connections() -> None:
 
 def test_bulk_reads_beyond_the_cap_wait_their_turn() -> None:
     async def main() -> None:
-        async with pair(client_limits=Limits(data_streams_max=2, waiters_max=3)) as p:
+        async with pair(client_limits=Limits(data_streams_max=2, data_waiting_max=0, waiters_max=3)) as p:
             # given two held reads and three that wait
             sent: list[int] = []
 
@@ -252,6 +252,30 @@ def test_bulk_reads_beyond_the_cap_wait_their_turn() -> None:
             # then the others are served
             assert [isinstance(result, asyncio.CancelledError) for result in done] == [False, False, False, True, False]
             assert len(sent) == 4
+
+    run(main())
+
+
+def test_reads_that_wait_for_their_answer_do_not_hold_up_those_whose_bytes_are_there() -> None:
+    async def main() -> None:
+        async with pair(client_limits=Limits(data_streams_max=2, data_waiting_max=3)) as p:
+
+            async def read(path: str) -> int:
+                return (await p.client.read_into(p.peer, path, memoryview(bytearray(5)), deadline=soon())).length
+
+            # given as many reads as may be under way, none of which is answered
+            held = [asyncio.create_task(read("/hold")) for _ in range(2)]
+            await p.seen.started.wait()
+            # when others come, then they are served
+            assert await asyncio.gather(*[read("/bytes/5") for _ in range(10)]) == [5] * 10
+            # when more go unanswered than may lend their place, then what is behind them waits
+            held += [asyncio.create_task(read("/hold")) for _ in range(3)]
+            await eventually(lambda: p.active() == 5 + 5)
+            behind = asyncio.create_task(read("/bytes/5"))
+            await asyncio.sleep(3 * Limits().data_patience_s)
+            assert not behind.done()
+            p.seen.release.set()
+            assert await asyncio.gather(*held, behind) == [5] * 6
 
     run(main())
 

@@ -22,6 +22,7 @@ from forebay.errors import (
 from forebay.transport.channel import Call, ConnectionBroken, NotBegun
 from forebay.transport.connection import TICK_S
 from forebay.transport.fields import Field
+from forebay.transport.gate import Gate
 from forebay.transport.heads import ReplyHead
 from forebay.transport.limits import Limits
 from forebay.transport.observe import ClientObserver, Unobserved
@@ -215,11 +216,12 @@ class HttpClient:
                 async with deadline.timeout():
                     await lane.gate.enter()
             if on_sent is not None:
-                on_sent(lane.gate.inside)
+                on_sent(lane.gate.inside + lane.gate.lent)
+            place = _Place(lane.gate, self.limits.data_patience_s if into is not None else None)
             try:
-                call = await self._attempt(peer, lane, fields, deadline, body=body, into=into)
+                call = await self._attempt(peer, lane, fields, deadline, body=body, into=into, place=place)
             finally:
-                lane.gate.leave()
+                place.leave()
             head = _head_of(call)
             scope.status = head.status
             if not is_taken(theirs := head.headers.get(WIRE_HEADER)):
@@ -235,6 +237,7 @@ class HttpClient:
         *,
         body: bytes,
         into: memoryview | None,
+        place: _Place,
     ) -> Call:
         """Sends, and sends again on a new connection when that is safe: the peer refused before it began, or an idle
         connection turned out to be dead under a request that changes nothing."""
@@ -249,6 +252,7 @@ class HttpClient:
             loop, was_used = connection.loop, connection.calls > 0
             call = Call(peer, loop.create_future(), into, limit=limit, until_s=loop.time() + deadline.remaining_s())
             left -= 1
+            place.call = call
             try:
                 await connection.request(fields, body, call, is_bodyless=method == "HEAD")
             except NotBegun:
@@ -278,6 +282,30 @@ class HttpClient:
         for name in [name for name, peer in self._peers.items() if peer.is_idle]:
             del self._peers[name]
         self._ticker = loop.call_later(TICK_S, self._tick) if self._peers else None
+
+
+class _Place:
+    """A place in a gate. With patience it is lent to the next while the call in it waits for its answer to begin."""
+
+    def __init__(self, gate: Gate, patience_s: float | None) -> None:
+        self.call: Call | None = None
+        self._gate = gate
+        self._is_lent = False
+        loop = asyncio.get_running_loop()
+        self._timer = None if patience_s is None else loop.call_later(patience_s, self._late)
+
+    def _late(self) -> None:
+        if self.call is not None and self.call.head is None:
+            self._is_lent = self._gate.lend()
+
+    def leave(self) -> None:
+        """The call is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._is_lent:
+            self._gate.done()
+        else:
+            self._gate.leave()
 
 
 def deadline_ms(remaining_s: float) -> str:

@@ -1,4 +1,6 @@
-"""A bound on how many may be inside, first come first served, with a bounded queue before it."""
+"""A bound on how many may be inside, first come first served, with a bounded queue before it.
+
+Who is inside and has nothing to do there for a while may lend its place to the next."""
 
 from __future__ import annotations
 
@@ -12,12 +14,14 @@ from forebay.errors import Overloaded
 class Gate:
     """Lets at most ``capacity()`` in at once; the capacity may change, then call `admit`.
 
-    Invariants: (1) ``inside`` is never negative; (2) a waiter is admitted at most once, and a cancelled one gives its
-    place on; (3) at rest ``inside`` is 0 and nobody waits.
+    Invariants: (1) ``inside`` and ``lent`` are never negative; (2) a waiter is admitted at most once, and a cancelled
+    one gives its place on; (3) at rest both are 0 and nobody waits; (4) at most ``lent_max`` places are lent.
     """
 
-    def __init__(self, what: str, capacity: Callable[[], int], *, waiters_max: int) -> None:
+    def __init__(self, what: str, capacity: Callable[[], int], *, waiters_max: int, lent_max: int = 0) -> None:
         self.inside = 0
+        self.lent = 0
+        self._lent_max = lent_max
         self._what = what
         self._capacity = capacity
         self._waiters_max = waiters_max
@@ -25,8 +29,8 @@ class Gate:
 
     @property
     def load(self) -> int:
-        """Those inside and those waiting."""
-        return self.inside + len(self._waiters)
+        """Those inside, those that lent their place, and those waiting."""
+        return self.inside + self.lent + len(self._waiters)
 
     def try_enter(self) -> bool:
         """Takes a place if there is one. Whoever entered calls `leave`."""
@@ -61,6 +65,19 @@ class Gate:
         self.inside -= 1
         self.admit()
 
+    def lend(self) -> bool:
+        """Gives the place to the next, for good; whether it may. Who did calls `done` and not `leave`."""
+        if self.lent >= self._lent_max:
+            return False
+        self.lent += 1
+        self.leave()
+        return True
+
+    def done(self) -> None:
+        """One that lent its place is gone."""
+        self.lent -= 1
+        self.admit()
+
     def admit(self) -> None:
         """Lets in as many as there are places."""
         while self._waiters and self.inside < self._capacity():
@@ -71,5 +88,5 @@ class Gate:
 
     def validate(self) -> None:
         """The first and third invariant, for tests at rest."""
-        if self.inside or self._waiters:
+        if self.load:
             raise AssertionError(f"{self.inside} inside and {len(self._waiters)} waiting for {self._what}")

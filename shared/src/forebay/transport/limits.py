@@ -57,6 +57,11 @@ class Limits:
     error_reply_bytes_max: int = 64 << 10
     waiters_max: int = 4096
     data_streams_max: int = 2
+    """Bulk reads under way at one peer."""
+    data_patience_s: float = 0.05
+    data_waiting_max: int = 16
+    """A bulk read that has no answer after so long lets the next go first, up to so many at one peer: two that wait
+    for the under store would hold up all others, whose bytes are there."""
     bulk_streams_max: int = 2
     """Streams that write a piece of bulk, or connections that go on reading it, in one turn of the loop: RPCs wait for
     no more. More of them move no more bytes: there is one loop."""
