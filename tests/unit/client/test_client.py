@@ -327,6 +327,27 @@ def test_a_second_request_in_vain_waits_for_the_first_and_is_not_repeated() -> N
     with_client(body, workers=3, change=held_off)
 
 
+def test_a_home_that_fills_and_loses_to_second_requests_is_not_taken_for_slow() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await warmed(client)
+        home = home_first(cluster, client)[0]
+        other = next(i for i in range(1, 4) if home_first(cluster, client, i)[0] != home)
+        # given: a home that asks the under store, while another holds the block
+        cluster.workers[home].latency_s, cluster.workers[home].source = 0.1, "ufs"
+        client._members.update(client._members.map or pytest.fail("there is no map"))
+        # when it loses one race after the other
+        began_s = time.monotonic()
+        while time.monotonic() < began_s + 2.0:
+            await reader.read(other * BLOCK, 1_000)  # another worker's pace is known
+            assert await reader.read(70_000, 1_000) == DATA[70_000:71_000]
+            # then its tiers are not blamed
+            assert not client._source.paces.slow(time.monotonic())
+        assert client._source._hedged.value("yes") >= 10
+        await reader.close()
+
+    with_client(body, workers=3, change=held_off)
+
+
 def test_without_hedges_a_late_home_is_waited_for() -> None:
     async def body(cluster: FakeCluster, client: Client) -> None:
         reader = await warmed(client)

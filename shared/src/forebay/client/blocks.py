@@ -448,13 +448,15 @@ class BlockSource:
             self.loads.cancelled(member_id)
             self.paces.unanswered(member_id)
             self.suspects.given_up(member_id)
-        elif race.error is None:
-            self.loads.finish(member_id, now, latency_s=now - started_s)
+            return
+        self.loads.finish(member_id, now, latency_s=now - started_s, ok=race.error is None)
+        if self._members.block(wanted.block_id).is_held_by(member_id):
             self._paced(member_id, wanted.length, now, sent)
+        else:
+            self.paces.unanswered(member_id)  # it may have been filling: that says nothing of its tiers
+        if race.error is None:
             self.suspects.given_up(member_id)
         else:
-            self.loads.finish(member_id, now, latency_s=now - started_s, ok=False)
-            self._paced(member_id, wanted.length, now, sent)
             self.suspects.failed(member_id, now)
 
     def _paced(self, member_id: str, length: int, now_s: float, sent: Sent) -> None:

@@ -38,6 +38,7 @@ class KnownBlock:
     offered: Member | None = None
     lacking: set[str] = field(default_factory=set)
     _filler: Filler | None = None
+    _held_by: str | None = None
 
     def asked(self, member_id: str, now_s: float) -> None:
         """A member is asked for it; the first one may have to fill it."""
@@ -46,6 +47,10 @@ class KnownBlock:
 
     def came(self, member_id: str, now_s: float, *, from_tier: bool) -> None:
         """Bytes of it came from a tier of the member, or from what lies behind the member."""
+        if from_tier:
+            self._held_by = member_id
+        elif self._held_by == member_id:
+            self._held_by = None
         if not from_tier:
             self._filler = Filler(member_id, now_s + FILLING_S, is_sure=True)
         elif self._filler is not None and not self._filler.is_sure and self._filler.member_id == member_id:
@@ -55,6 +60,11 @@ class KnownBlock:
         """Who fills it now. Another member would fill it a second time."""
         filler = self._filler
         return filler.member_id if filler is not None and now_s < filler.until_s else None
+
+
+    def is_held_by(self, member_id: str) -> bool:
+        """Whether the last answer that came from a tier was this member's: its next one will be as well."""
+        return self._held_by == member_id
 
 
 class Members:
