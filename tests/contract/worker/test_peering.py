@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from forebay.contracts.blocks import (
     REBALANCE_PATH,
     SOURCE_HEADER,
 )
+from forebay.errors import PeerUnavailable
 from forebay.runtime import Deadline
 from forebay.testing import run
 from forebay_worker.app import Worker
@@ -110,6 +112,28 @@ def test_a_block_that_nobody_holds_is_filled_from_the_under_store_after_the_prob
         reply = await made.get(first, file.path())
         assert (reply.body, reply.headers[SOURCE_HEADER]) == (DATA, "ufs")
         assert second.index.get(file.block_id()) is None  # the probe caused nothing there
+
+    with_cluster(tmp_path, body)
+
+
+def test_a_stand_in_takes_a_block_from_the_home_that_holds_it_and_not_from_the_under_store(tmp_path: Path) -> None:
+    async def body(made: Cluster) -> None:
+        # given a home that holds a block
+        home, other = await add(made, "a"), await add(made, "b")
+        file = await homed(made, "a", "b")
+        assert await whole(made, home, file) == DATA
+        gone(file)
+        # when somebody who found it slow asks the next in ranking (again, if this machine was too busy for a probe)
+        asked = {HOP_HEADER: "1", "range": f"bytes=0-{MIB - 1}"}
+        async with asyncio.timeout(40):
+            while True:
+                with suppress(PeerUnavailable):
+                    reply = await made.get(other, file.path(), headers=asked)
+                    if reply.status == 206:
+                        break
+                await asyncio.sleep(0.5)
+        # then the home is probed first
+        assert (reply.body, reply.headers[SOURCE_HEADER]) == (DATA[:MIB], "peer")
 
     with_cluster(tmp_path, body)
 

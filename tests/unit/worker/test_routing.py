@@ -133,6 +133,19 @@ def test_a_probe_in_vain_is_remembered_until_the_map_changes() -> None:
     assert not homes.is_known_to_lack("b", BLOCKS[0])
 
 
+def test_a_stand_in_probes_the_home_in_whose_place_it_is_asked_before_anybody_else() -> None:
+    cluster_map = a_map(*map(worker, "abc"))
+    for block in BLOCKS[:20]:
+        first, second, third = names(ranking(block, cluster_map.members, 3))
+        stand_in = homes_of(second, cluster_map)
+        way = stand_in.upstream(block, is_hop=True)
+        assert (names(way.probes), way.ahead) == ([first, third], way.probes[0])
+        # a home is ahead of nobody, and one that failed is left alone
+        assert homes_of(first, cluster_map).upstream(block, is_hop=True).ahead is None
+        stand_in.failed(first)
+        assert names(stand_in.upstream(block, is_hop=True).probes) == [third]
+
+
 def test_only_a_home_that_is_asked_directly_may_offer_the_block_to_the_second() -> None:
     cluster_map = a_map(*map(worker, "abc"))
     for block in BLOCKS[:20]:

@@ -57,7 +57,9 @@ class Origins:
     def _probed(self, asked: Asked, way: Upstream, options: ReadOptions, ticket: str, behind: UfsSource) -> BlockSource:
         """The under store, behind workers that may hold the block and have not said otherwise."""
         probes = [m for m in way.probes if not self._homes.is_known_to_lack(m.member_id, asked.block_id)]
-        return self._peers(asked, options, ticket, behind, *probes, only_if_cached=True) if probes else behind
+        if not probes:
+            return behind
+        return self._peers(asked, options, ticket, behind, *probes, only_if_cached=True, ahead=way.ahead)
 
     def _under_store(self, asked: Asked) -> UfsSource:
         target = asked.target
@@ -80,7 +82,11 @@ class Origins:
         behind: UfsSource,
         *members: Member,
         only_if_cached: bool = False,
+        ahead: Member | None = None,
     ) -> PeerSource:
         path = block_path(asked.block_id, asked.target)
-        calls = [PeerCall(m.member_id, m.tcp, path, ticket, options.read_type, only_if_cached) for m in members]
+        calls = [
+            PeerCall(m.member_id, m.tcp, path, ticket, options.read_type, only_if_cached, is_ahead=m is ahead)
+            for m in members
+        ]
         return PeerSource(self._client, calls, asked, behind, self._homes, buffers=self._buffers)

@@ -45,6 +45,9 @@ PEER_TIMEOUT_S = 10.0
 PROBE_TIMEOUT_S = 2.0
 """One extent from a worker that may hold it: longer than a busy worker needs for 4 MiB, no wait that a reader minds."""
 
+AHEAD_TIMEOUT_S = 0.5
+"""The same from the home in whose place this worker was asked: somebody found it failing or slow."""
+
 BUFFERS_MAX = 32
 """Extents from homes that one worker holds in memory at the same time (4 MiB each)."""
 
@@ -92,10 +95,13 @@ class PeerCall:
     ticket: str
     read_type: ReadType
     only_if_cached: bool = False
+    is_ahead: bool = False
 
     @property
     def timeout_s(self) -> float:
         """For one extent."""
+        if self.is_ahead:
+            return AHEAD_TIMEOUT_S
         return PROBE_TIMEOUT_S if self.only_if_cached else PEER_TIMEOUT_S
 
     def headers(self, part: ByteRange) -> dict[str, str]:

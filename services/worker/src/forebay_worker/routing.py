@@ -69,12 +69,14 @@ class Upstream:
     """Whom a read of a block that is not here may ask before the under store.
 
     ``home`` is read through (it fills). Without one this worker fills: ``probes`` may hold the block and are asked
-    ``only-if-cached``; ``second`` takes blocks that this worker's policy does not admit. ``is_owner``: this worker is
-    home, stands in for it, or is to keep a replica.
+    ``only-if-cached``, first of all ``ahead``, the home in whose place this worker was asked; ``second`` takes blocks
+    that this worker's policy does not admit. ``is_owner``: this worker is home, stands in for it, or is to keep a
+    replica.
     """
 
     home: Member | None = None
     probes: tuple[Member, ...] = ()
+    ahead: Member | None = None
     second: Member | None = None
     is_owner: bool = True
 
@@ -102,11 +104,12 @@ def upstream(
     if place > 0 and up and not is_hop:
         # Also for a worker so far down the ranking that it does not see itself: it is no home.
         return Upstream(home=up[0], is_owner=is_replica)
+    ahead = up[0] if place > 0 else None
     after = up[place + 1 :]
     earlier = [m for m in earlier_homes if m.member_id != me and is_up(m)]
-    names = {m.member_id: m for m in (*earlier[:1], *after[:1])}
+    names = {m.member_id: m for m in (*([ahead] if ahead is not None else []), *earlier[:1], *after[:1])}
     second = after[0] if after and place == 0 and not is_hop else None
-    return Upstream(probes=tuple(names.values())[:PROBES_MAX], second=second)
+    return Upstream(probes=tuple(names.values())[:PROBES_MAX], ahead=ahead, second=second)
 
 
 class SecondReads:

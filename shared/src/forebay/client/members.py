@@ -61,7 +61,6 @@ class KnownBlock:
         filler = self._filler
         return filler.member_id if filler is not None and now_s < filler.until_s else None
 
-
     def is_held_by(self, member_id: str) -> bool:
         """Whether the last answer that came from a tier was this member's: its next one will be as well."""
         return self._held_by == member_id

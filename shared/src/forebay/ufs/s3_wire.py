@@ -31,7 +31,8 @@ IDLE_S = 30.0
 BUFFERS_KEPT_MAX = 128
 """Buffers that wait for their next use."""
 
-_STATUS = re.compile(rb"HTTP/1\.([01]) (\d{3})(?: [^\r\n]*)?")
+_STATUS = re.compile(r"HTTP/1\.([01]) ([0-9]{3})(?: [^\r\n]*)?")
+_LENGTH = re.compile(r"[0-9]{1,18}")
 _UNTIL_THE_END = 1 << 62
 
 
@@ -72,22 +73,23 @@ def parse_head(text: bytes) -> Head:
     Raises:
         Malformed: it is none, or its length is not clear.
     """
-    first, *lines = text.split(b"\r\n")
+    first, *lines = text.decode("latin-1").split("\r\n")
     found = _STATUS.fullmatch(first)
     if found is None:
         raise Malformed("the answer is not HTTP/1.1")
-    headers: CIMultiDict[str] = CIMultiDict()
+    pairs: list[tuple[str, str]] = []
     for line in lines:
-        name, colon, value = line.decode("latin-1").partition(":")
+        name, colon, value = line.partition(":")
         if not colon or not name or name != name.strip():
             raise Malformed("a header line is malformed")
-        headers.add(name, value.strip(" \t"))
+        pairs.append((name, value.strip(" \t")))
+    headers = CIMultiDict(pairs)
     lengths = set(headers.getall("content-length", ()))
-    if len(lengths) > 1 or not all(re.fullmatch(r"[0-9]{1,18}", length) for length in lengths):
+    if len(lengths) > 1 or not all(_LENGTH.fullmatch(length) for length in lengths):
         raise Malformed("the length is not clear")
     status = int(found[2])
     length = 0 if status in {204, 304} else int(lengths.pop()) if lengths else None
-    is_kept = found[1] == b"1" and headers.get("connection", "").lower() != "close"
+    is_kept = found[1] == "1" and headers.get("connection", "").lower() != "close"
     return Head(status, headers, length, is_kept)
 
 
