@@ -532,6 +532,38 @@ def test_a_body_that_cannot_be_finished_is_cut_off_and_never_padded(tmp_path: Pa
     run(main())
 
 
+@pytest.mark.parametrize("limits", [{"ufs_bytes_per_s": 8 * MIB}, {"mount_bytes_per_s": 8 * MIB}])
+def test_no_more_is_asked_of_the_under_store_than_the_worker_and_its_mounts_may(
+    tmp_path: Path, limits: dict[str, int]
+) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1", **limits)
+            data = content(12 * MIB)
+            file, began_s = File.write(c.mount, "a", data), time.monotonic()
+            assert (await c.get(worker, file.path())).body == data
+            # then: the last of three extents goes out when the first two are paid for, less what a burst may
+            assert time.monotonic() - began_s >= 0.7
+
+    run(main())
+
+
+@pytest.mark.parametrize("limits", [{"ufs_requests_per_s": 4.0}, {"mount_requests_per_s": 4.0}])
+def test_no_more_requests_go_to_the_under_store_than_the_worker_and_its_mounts_may(
+    tmp_path: Path, limits: dict[str, float]
+) -> None:
+    async def main() -> None:
+        async with cluster(tmp_path) as c:
+            worker = await c.add("w1", **limits)
+            data = content(1000)
+            files, began_s = [File.write(c.mount, f"f{n}", data) for n in range(5)], time.monotonic()
+            replies = await asyncio.gather(*[c.get(worker, file.path()) for file in files])
+            assert [reply.body for reply in replies] == [data] * 5
+            assert time.monotonic() - began_s >= 0.7
+
+    run(main())
+
+
 def test_a_reader_that_hangs_up_frees_the_block(tmp_path: Path) -> None:
     async def main() -> None:
         async with cluster(tmp_path) as c:
