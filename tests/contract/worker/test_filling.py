@@ -52,6 +52,29 @@ def test_small_and_large_blocks_are_all_here_when_the_answer_comes(tmp_path: Pat
         run(body(folder))
 
 
+@pytest.mark.parametrize("kind", ["SSD", "MEM"])
+def test_small_blocks_stay_open_for_readers_and_not_when_they_are_filled_for_later(tmp_path: Path, kind: str) -> None:
+    async def body(mem: Path) -> None:
+        async with cluster(tmp_path) as here:
+            folder = mem if kind == "MEM" else tmp_path
+            worker = await here.add("w1", tier_dirs=(f"{kind}:{folder / 'tier'}:64MiB",))
+            # given one block filled by command, and one by a read
+            later, now = (File.write(here.mount, f"f{n}", content(3000, n)) for n in range(2))
+            assert await fill(here, worker, target(later)) == FillReply(complete=1)
+            assert (await here.get(worker, now.path())).body == content(3000, 1)
+            await until(lambda: len(worker.filler) == 0)
+            blocks = [block for file in (later, now) if (block := worker.index.get(file.block_id())) is not None]
+            # then only the second one's file is held open, and both are as good
+            assert [worker.store.opened(block) is not None for block in blocks] == [False, True]
+            assert [(await here.get(worker, file.path())).body for file in (later, now)] == [
+                content(3000, 0),
+                content(3000, 1),
+            ]
+
+    with memory_dir() as folder:
+        run(body(folder))
+
+
 def test_what_cannot_be_filled_is_told_by_its_position_and_the_rest_is_here(tmp_path: Path) -> None:
     async def body() -> None:
         async with cluster(tmp_path) as here:

@@ -24,9 +24,11 @@ def create(tier: TierDirectory, block_id: str, length: int, dataset: str, presen
     return BlockFile(fd, length, in_memory=tier.in_memory, crcs=present, part_map=part_map)
 
 
-def put(tier: TierDirectory, block_id: str, data: bytes, dataset: str) -> BlockFile:
-    """A block of one extent, written and sealed."""
-    file = create(tier, block_id, len(data), dataset, None)
+def put(tier: TierDirectory, block_id: str, data: bytes, dataset: str, *, is_read: bool) -> BlockFile:
+    """A block of one extent, written and sealed. It is mapped only if somebody is about to read it: mapping a file and
+    undoing that costs as much as making it."""
+    fd, part_map = tier.create_part(block_id, len(data), dataset)
+    file = BlockFile(fd, len(data), in_memory=tier.in_memory and is_read, part_map=part_map)
     file.write([data], 0)
     file.land(0, google_crc32c.value(data))
     seal(tier, block_id, file, file.all_crcs(), dataset)

@@ -71,6 +71,8 @@ class Filling:
     context: Context = field(default_factory=copy_context)
     waiters: dict[int, set[asyncio.Future[None]]] = field(default_factory=dict)
     error: ForebayError | None = None
+    is_read: bool = False
+    """Whether a reader asked for bytes of it; otherwise it is filled for later."""
 
     @property
     def is_small(self) -> bool:
@@ -185,6 +187,7 @@ class Filler:
     def want(self, filling: Filling, extents: list[int]) -> int:
         """A new reader waits for extents; returns its number for ``wait`` and ``unwant``."""
         reader = next(self._readers)
+        filling.is_read = filling.is_read or bool(extents)
         if filling.block.state is State.FILLING and extents:
             self._metrics.joins.add(self._queue.want(filling.block.block_id, reader, extents))
             self._pump()
@@ -311,13 +314,14 @@ class Filler:
             raise InternalError("a source gave other than it was asked for", length=len(data), expected=block.length)
         if filling.is_over():
             return
-        file = await self._store.put_small(block, data)
+        is_read = filling.is_read
+        file = await self._store.put_small(block, data, is_read=is_read)
         self._metrics.filled.add(len(data), source.name)
         self._lanes.came(run.lane, len(data))
         if filling.is_over():
             await self._store.take_name(block)
             return
-        self._store.sealed_small(block, file)
+        self._store.sealed_small(block, file, is_read=is_read)
         self._queue.landed(run, 0)
         filling.wake(0)
         self._forget(block)

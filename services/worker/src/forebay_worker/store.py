@@ -308,26 +308,28 @@ class Store:
             self.health.failed(block.tier, e)
             self.health.remember(block.tier, block.block_id)
 
-    async def put_small(self, block: Block, data: bytes) -> BlockFile:
+    async def put_small(self, block: Block, data: bytes, *, is_read: bool) -> BlockFile:
         """Writes and seals a block of one extent at once; ``sealed_small`` makes it the index's. On tmpfs that is done
         right here (0.1 ms for 100 KiB, as much as handing it to a thread costs, and nothing there to wait for).
+        ``is_read``: somebody is about to read it; ``sealed_small`` is told the same.
 
         Raises:
             TierFailed: the directory erred.
         """
         tier = self.tiers[block.tier]
         if not tier.in_memory:
-            return await self.threads.run(blockwork.put, tier, block.block_id, data, block.dataset)
+            return await self.threads.run(blockwork.put, tier, block.block_id, data, block.dataset, is_read=is_read)
         try:
-            return blockwork.put(tier, block.block_id, data, block.dataset)
+            return blockwork.put(tier, block.block_id, data, block.dataset, is_read=is_read)
         except OSError as e:
             raise translated(e) from e
 
-    def sealed_small(self, block: Block, file: BlockFile) -> None:
-        """What ``put_small`` wrote is the block from now on."""
+    def sealed_small(self, block: Block, file: BlockFile, *, is_read: bool) -> None:
+        """What ``put_small`` wrote is the block from now on. The file stays open only for readers."""
         self.index.landed(block, 0)
         self.index.sealed(block, file.all_crcs())
-        self._files.put(block.block_id, file)
+        if is_read:
+            self._files.put(block.block_id, file)
 
     async def create_in(self, number: int, block: Block) -> BlockFile:
         """The empty file of a copy of a block in another tier. Raises ``TierFailed``."""
