@@ -36,16 +36,31 @@ STREAMS = 16
 EXTENT = 4 * MIB
 BLOCK = 16 * MIB
 KILLED_BOUND = 15e6
-KILLED_BLOCK = MIB
-"""Of many small blocks each worker owns about as much as the others. With a few large ones the fullest worker is what
-limits, and losing one of the others costs nothing."""
 
 BINDING = 0.8
 """A cluster that gives this share of the sum of its bounds is bound by them."""
 
-FILE_BYTES = 32 * MIB
-FILES = 8
 REQUESTS, READ = "forebay_ufs_requests_total{", "forebay_ufs_read_bytes_total{"
+
+
+@dataclass(frozen=True)
+class Files:
+    """The dataset, in bytes."""
+
+    count: int
+    size: int
+    quick_count: int
+
+    @property
+    def blocks(self) -> int:
+        """In one file."""
+        return -(-self.size // BLOCK)
+
+
+FEW = Files(8, 32 * MIB, 2)
+MANY = Files(512, MIB, 32)
+"""One block each: of many small ones each worker owns about as much as the others. With a few large ones the fullest
+worker is what limits, and losing one of the others costs nothing."""
 
 
 @dataclass(frozen=True)
@@ -131,18 +146,18 @@ class Bounded:
 
 
 @contextmanager
-def bounded_cluster(workers: int, *, quick: bool, bound: float = BOUND, block_size: int = BLOCK) -> Iterator[Bounded]:
+def bounded_cluster(workers: int, *, quick: bool, bound: float = BOUND, files: Files = FEW) -> Iterator[Bounded]:
     """``workers`` behind proxies of ``bound`` each, holding all files between them, and a reader that runs."""
     with ExitStack() as stack:
         source = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="forebay-bench-")))
-        for number in range(2 if quick else FILES):
-            write_random(source / f"file-{number:03}", FILE_BYTES)
+        for number in range(files.quick_count if quick else files.count):
+            write_random(source / f"file-{number:03}", files.size)
         spec = ClusterSpec(
             mounts=(f"/=file://{source}",),
             ufs_roots=(f"file://{source}",),
             workers=workers,
-            worker_mem_bytes=2 * FILES * FILE_BYTES,
-            extra={"master": ("--block-size", str(block_size))},
+            worker_mem_bytes=2 * files.count * files.size,
+            extra={"master": ("--block-size", str(BLOCK))},
         )
         cluster = LocalCluster(spec)
         stack.callback(cluster.stop)
@@ -153,7 +168,7 @@ def bounded_cluster(workers: int, *, quick: bool, bound: float = BOUND, block_si
             child = cluster.children[name]
             child.spec = replace(child.spec, args=(*child.spec.args, "--advertise", proxies[name].address))
         cluster.start()
-        _warm(cluster, source, block_size)
+        _warm(cluster, source, files)
         for proxy in proxies.values():
             proxy.faults = Faults(shared_bytes_per_s=bound)
         load = Load(cluster, source)
@@ -162,16 +177,16 @@ def bounded_cluster(workers: int, *, quick: bool, bound: float = BOUND, block_si
         yield Bounded(cluster, proxies, load, source)
 
 
-def _warm(cluster: LocalCluster, source: Path, block_size: int) -> None:
+def _warm(cluster: LocalCluster, source: Path, files: Files) -> None:
     """Every byte is in the workers' memory."""
     from forebay.client import ClientOptions, SyncClient  # here: its thread begins after the forks
 
-    expected = sum(path.stat().st_size for path in source.iterdir()) // block_size
+    expected = files.blocks * len(list(source.iterdir()))
     with SyncClient(ClientOptions(registry=cluster.registry, client_id="bench-warm")) as client:
         for path in sorted(source.iterdir()):
             with client.open(f"/{path.name}") as reader:
-                for offset in range(0, reader.size, block_size):
-                    reader.read(offset, block_size)
+                for offset in range(0, reader.size, BLOCK):
+                    reader.read(offset, min(BLOCK, reader.size - offset))
     end = time.monotonic() + 60
     while len(list(cluster.places.shm.rglob("*.blk"))) < expected:
         if time.monotonic() > end:
@@ -300,7 +315,7 @@ class Killed:
 def killed_run(options: Options) -> Killed:
     """Kills one of three workers under load; all figures of it come from this one run."""
     times, workers = (QUICK if options.quick else KILLED), 3
-    with bounded_cluster(workers, quick=options.quick, bound=KILLED_BOUND, block_size=KILLED_BLOCK) as bounded:
+    with bounded_cluster(workers, quick=options.quick, bound=KILLED_BOUND, files=MANY) as bounded:
         served, start = bounded.served(), time.monotonic()
         time.sleep(times.before_s)
         took_s, later = time.monotonic() - start, bounded.served()
