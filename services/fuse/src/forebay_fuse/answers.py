@@ -66,6 +66,10 @@ class Answers:
         """A good reply."""
         return self.sink is not None and self.sink.reply((replies.ok(unique, body),))
 
+    def whole(self, reply: bytes) -> bool:
+        """A good reply that has its header."""
+        return self.sink is not None and self.sink.reply((reply,))
+
     def answered(self, unique: int) -> None:
         """A reply that a data helper has sent."""
         if self.sink is not None:

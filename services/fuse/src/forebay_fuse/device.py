@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from struct import Struct
 
 from forebay.runtime import logs
 from forebay_fuse.journal import Intake
@@ -36,6 +37,8 @@ NOTICES_PAUSE_S = 0.002
 
 _OPCODE = 4
 """Where a request has the low byte of its kind."""
+
+_UNIQUE = Struct("<Q").unpack_from  # of a request and of a reply: at 8
 
 _AGAIN = (errno.EINTR, errno.ENOENT)  # ENOENT: the request was interrupted before we could read it
 _GONE = (errno.ENOENT, errno.ENODEV, errno.ECONNABORTED)  # nobody waits for this reply any more
@@ -162,10 +165,13 @@ class Device:
         """Sends one reply, in one write; whether the kernel took it. It does not when nobody waits any more."""
         if self._fd < 0:
             return False
-        unique = int.from_bytes(parts[0][8:16], "little")
+        unique = _UNIQUE(parts[0], 8)[0]
         self._intake.answering(unique)
         try:
-            os.writev(self._fd, parts)
+            if len(parts) == 1:
+                os.write(self._fd, parts[0])
+            else:
+                os.writev(self._fd, parts)
         except OSError as e:
             return self._refused(e, sum(map(len, parts)))
         finally:

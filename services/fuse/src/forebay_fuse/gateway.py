@@ -14,6 +14,7 @@ from typing import Any
 
 from forebay.runtime import logs
 from forebay.telemetry import Telemetry
+from forebay.telemetry.metrics import Cell
 from forebay_fuse.answers import Answers, Sink
 from forebay_fuse.backing import Backings
 from forebay_fuse.changes import Changes
@@ -38,6 +39,9 @@ from forebay_fuse.xattrs import Xattrs
 WAITS_MAX = 1024
 """Requests that wait for the cluster; then the device is left unread until some have ended."""
 
+OPCODES_MAX = 256
+"""Kinds of requests whose counts are at hand: more than the protocol has."""
+
 WRITE_MAX = 4096
 """Longest WRITE of the kernel; there are none, but it sizes the request buffer by it."""
 
@@ -47,12 +51,26 @@ WANTED = (
     | layout.Init.EXPLICIT_INVAL_DATA | layout.Init.INIT_EXT | layout.Init.HAS_RESEND
     | layout.Init.DIRECT_IO_ALLOW_MMAP
 )  # fmt: skip
+_LOOKUP = int(Op.LOOKUP)
 LOG = logs.get(__name__)
 
 Inline = Callable[[Request], bool | None]
 """Answers, and says False if it could not without waiting."""
 
 Waiting = Callable[[Request], Coroutine[Any, Any, None]]
+
+
+class _ByOpcode(dict[int, Cell]):
+    """A count for each kind of request, made when the first of it comes."""
+
+    def __init__(self, make: Callable[[int], Cell]) -> None:
+        self._make = make
+
+    def __missing__(self, opcode: int) -> Cell:
+        if len(self) >= OPCODES_MAX:
+            return self._make(opcode)
+        cell = self[opcode] = self._make(opcode)
+        return cell
 
 
 class Gateway:
@@ -131,7 +149,8 @@ class Gateway:
 
     def _count(self, telemetry: Telemetry) -> None:
         metrics = telemetry.metrics
-        self._requests = metrics.counter("forebay_fuse_requests_total", "requests of the kernel", ("op",))
+        requests_total = metrics.counter("forebay_fuse_requests_total", "requests of the kernel", ("op",))
+        self._requests = _ByOpcode(lambda opcode: requests_total.cell(layout.name_of(opcode)))
         metrics.observed("forebay_fuse_inodes", "inodes the kernel knows", lambda: len(self.inodes))
         metrics.observed("forebay_fuse_handles", "open files and directories", lambda: len(self.handles))
         metrics.observed("forebay_fuse_pending", "requests that wait for the cluster", lambda: len(self.waits))
@@ -181,7 +200,7 @@ class Gateway:
 
     def _dispatch(self, request: Request) -> None:
         opcode = request.opcode
-        self._requests.add(1, layout.name_of(opcode))
+        self._requests[opcode].count += 1
         if (request.node_id >= BASE or request.node_id == ROOT_ID) and self._is_ours(request):
             return
         inline, waiting = self._inline.get(opcode), self._waiting.get(opcode)
@@ -226,7 +245,7 @@ class Gateway:
         if not self._view.has_virtual:
             return False
         if request.node_id == ROOT_ID:
-            return request.opcode == Op.LOOKUP and self.virtual.look_up(request)
+            return request.opcode == _LOOKUP and self.virtual.look_up(request)
         self.virtual.handle(request)
         return True
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from struct import Struct
 from typing import NamedTuple
 
 import msgspec
@@ -105,6 +106,7 @@ class Framed(NamedTuple):
     group: Group
 
 
+_frame = Struct("<II").pack
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Group).decode
 
@@ -124,7 +126,7 @@ def session_record(entry: SessionEntry) -> SessionRecord:
 def encode(unique: int, entries: Sequence[LogEntry]) -> bytes:
     """One group, framed."""
     body = _encode((unique, entries))
-    return len(body).to_bytes(4, "little") + zlib.crc32(body).to_bytes(4, "little") + body
+    return _frame(len(body), zlib.crc32(body)) + body
 
 
 def groups(log: memoryview | bytes, start: int = len(MAGIC)) -> Iterator[Framed]:

@@ -16,6 +16,7 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from struct import Struct
 from typing import NamedTuple
 
 from forebay.runtime import logs
@@ -46,6 +47,8 @@ WASTE_MIN = 1 << 20
 LOOKUPS_BYTES = OPEN_BYTES = 24
 PAGE = mmap.PAGESIZE
 _MAGIC, _SLOTS, _LOG = 0, 1, 2
+_OPCODE_UNIQUE = Struct("<IQ").unpack_from  # where a request has them: at 4
+_SILENT = frozenset(map(int, layout.SILENT))
 LOG = logs.get(__name__)
 
 
@@ -218,10 +221,10 @@ class MemfdJournal:
 
     def handled(self, request: memoryview) -> None:
         """See `Intake`. What gets no reply is over now."""
-        unique = _unique(request)
+        opcode, unique = _OPCODE_UNIQUE(request, 4)
         if self._gathered:
             self.write(unique)
-        if unique == 0 or int.from_bytes(request[4:8], "little") in layout.SILENT:
+        if unique == 0 or opcode in _SILENT:
             self.answered(unique)
 
     def answering(self, unique: int) -> None:
@@ -290,7 +293,8 @@ class MemfdJournal:
 
 
 def _unique(request: memoryview) -> int:
-    return int.from_bytes(request[8:16], "little")
+    unique: int = _OPCODE_UNIQUE(request, 4)[1]
+    return unique
 
 
 def _compact_into(other: int, log: int, until: int) -> tuple[int, int]:

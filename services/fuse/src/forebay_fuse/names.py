@@ -94,12 +94,10 @@ class Names:
         valid_s, entry = reply.valid_s, reply.entry
         until_s = None if valid_s is None else time.monotonic() + valid_s
         inode = self._inodes.look_up(directory, entry, reply.mount_id, good_until_s=until_s)
-        view = self._view
-        body = replies.entry(
-            inode.node_id, view.attributes(entry), entry_s=view.entry_s(valid_s), attr_s=view.attr_s(entry, valid_s)
-        )
-        if not self._answers.ok(unique, body):
-            self._inodes.forget(inode.node_id, 1)
+        node_id, view = inode.node_id, self._view
+        times = view.times(entry.kind, valid_s)
+        if not self._answers.whole(replies.looked_up(unique, node_id, view.attributes(entry), times)):
+            self._inodes.forget(node_id, 1)
 
     def _missing(self, unique: int, said: NotFound, *, is_outdated: bool = False) -> None:
         negative_s = 0.0 if is_outdated else self._view.negative_s(said.details.get("valid_s"))
@@ -147,7 +145,7 @@ class Names:
 
     def _attributes(self, unique: int, entry: Entry, left_s: float | None) -> None:
         view = self._view
-        self._answers.ok(unique, replies.attr_out(view.attributes(entry), view.attr_s(entry, left_s)))
+        self._answers.whole(replies.attributes_of(unique, view.attributes(entry), view.attr_s(entry, left_s)))
 
     async def refresh(self, request: Request) -> None:
         """GETATTR of a directory, from the master."""
@@ -164,8 +162,9 @@ class Names:
 
     def forget(self, request: Request) -> None:
         """The kernel gives lookups back."""
+        forget = self._inodes.forget
         for node_id, lookups in requests.forgets(request):
-            self._inodes.forget(node_id, lookups)
+            forget(node_id, lookups)
         self._inodes.shrink()
 
 

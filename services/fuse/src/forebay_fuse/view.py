@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import stat
 from dataclasses import dataclass
+from functools import lru_cache
 
 from forebay.contracts import Entry
 from forebay_fuse.modes import Mode
 from forebay_fuse.protocol import layout
-from forebay_fuse.protocol.replies import Attributes
+from forebay_fuse.protocol.replies import Attributes, Timeouts, timeouts
 
 PAGE_BYTES = 4096
+GRAIN_S = 1 / 16
+"""A master's word is told to the kernel in steps of this, rounded down: all names that are looked up within one step
+share what is made of it."""
+
 VIRTUAL = ".forebay"
 BASE = 1 << 62
 """Node id and inode number of the virtual directory; its files follow."""
@@ -98,9 +104,20 @@ class View:
         """As `attr_s`, for what is ``dir`` or ``file``."""
         return _least(self.attr_timeout_s, valid_s) if kind == "dir" else self.attr_timeout_s
 
+    def times(self, kind: str, valid_s: float | None) -> Timeouts:
+        """How long a name of what is ``dir`` or ``file`` and its attributes may be kept."""
+        told_s = math.inf if valid_s is None else valid_s // GRAIN_S * GRAIN_S
+        return _times(self.entry_timeout_s, self.attr_timeout_s, kind, told_s)
+
     def negative_s(self, valid_s: object) -> float:
         """How long may be kept that a name is not there. A master that says nothing means: not at all."""
         return _least(self.negative_timeout_s, float(valid_s)) if isinstance(valid_s, (int, float)) else 0.0
+
+
+@lru_cache(maxsize=256)
+def _times(entry_timeout_s: float, attr_timeout_s: float, kind: str, valid_s: float) -> Timeouts:
+    entry_s = _least(entry_timeout_s, valid_s)
+    return timeouts(entry_s, _least(attr_timeout_s, valid_s) if kind == "dir" else attr_timeout_s)
 
 
 def _least(switch_s: float, valid_s: float | None) -> float:

@@ -25,6 +25,7 @@ from forebay_fuse.protocol.requests import Request
 from forebay_fuse.view import BASE, VIRTUAL, View
 
 OWN_NAME = VIRTUAL.encode() + b"\0"
+_DOT = OWN_NAME[0]
 TEXTS_MAX = 256
 """Open texts."""
 
@@ -122,7 +123,8 @@ class Virtual:
 
     def look_up(self, request: Request) -> bool:
         """LOOKUP in the root; False if the name is not ours."""
-        if request.body != OWN_NAME:
+        body = request.body
+        if not body or body[0] != _DOT or body != OWN_NAME:
             return False
         self._ok(request, self._entry(BASE))
         return True

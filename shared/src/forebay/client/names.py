@@ -62,7 +62,8 @@ class Names:
         self._asked: dict[str, asyncio.Event] = {}
         self._too_large: str | None = None
         """Where the last walk met a directory that is larger than the pages that are wanted: it goes on singly."""
-        self._looked = metrics.counter("forebay_client_lookups_total", "lookups, by what answered", ("result",))
+        looked = metrics.counter("forebay_client_lookups_total", "lookups, by what answered", ("result",))
+        self._hit, self._negative, self._miss = (looked.cell(result) for result in ("hit", "negative", "miss"))
         metrics.observed("forebay_client_names_held", "answers of masters in memory", lambda: len(self._cache))
 
     def __len__(self) -> int:
@@ -78,11 +79,12 @@ class Names:
             await asked.wait()
             held = self._cache.get(path, time.monotonic())  # nothing, where answers may not be kept: then ask
         if held is None:
-            self._looked.add(1, "miss")
+            self._miss.count += 1
             return await self._ask(path)
-        self._looked.add(1, "hit" if held.reply is not None else "negative")
         if held.reply is None:
+            self._negative.count += 1
             raise _missing(path, held.missing)
+        self._hit.count += 1
         return held.reply
 
     def held(self, path: str) -> LookupReply | NotFound | None:
@@ -90,8 +92,11 @@ class Names:
         held = self._cache.get(path, time.monotonic())
         if held is None:
             return None
-        self._looked.add(1, "hit" if held.reply is not None else "negative")
-        return held.reply if held.reply is not None else _missing(path, held.missing)
+        if held.reply is None:
+            self._negative.count += 1
+            return _missing(path, held.missing)
+        self._hit.count += 1
+        return held.reply
 
     async def _ask(self, path: str) -> LookupReply:
         """A master's answer; who looks for the same path meanwhile waits for it."""

@@ -103,8 +103,44 @@ class Number(Instrument):
         return self._values.get(labels, 0.0)
 
 
+class Cell:
+    """One series of a counter, for the one thread that adds to it: ``count`` without the lock, a tenth of the time."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
 class Counter(Number):
     """A sum that only grows."""
+
+    def __init__(self, description: Description) -> None:
+        super().__init__(description)
+        self._cells: dict[Labels, Cell] = {}
+
+    def cell(self, *labels: str) -> Cell:
+        """The series of ``labels`` as a number to be raised by one thread; asked for again, the same one. What `add`
+        adds to the series counts as well."""
+        with _GUARD.lock:
+            known = self._cells.get(labels)
+            if known is None:
+                labels = self._admit(labels, len(self._values) + len(self._cells))
+                known = self._cells.setdefault(labels, Cell())
+        return known
+
+    def values(self) -> dict[Labels, float]:
+        """A copy of all series."""
+        found = super().values()
+        with _GUARD.lock:
+            for labels, cell in self._cells.items():
+                found[labels] = found.get(labels, 0.0) + cell.count
+        return found
+
+    def value(self, *labels: str) -> float:
+        """One series; 0 when it was never touched."""
+        cell = self._cells.get(labels)
+        return super().value(*labels) + (0 if cell is None else cell.count)
 
     def add(self, amount: float, *labels: str) -> None:
         """Adds ``amount`` (≥ 0) to the series of ``labels``, given in the order of the declaration."""

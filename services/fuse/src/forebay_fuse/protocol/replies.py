@@ -11,6 +11,10 @@ ENTRY_BYTES = l.ENTRY_OUT.size
 _entry = l.ENTRY_OUT.pack
 _plus = l.DIRENTPLUS.pack
 _out, _OUT_SIZE = l.OUT_HEADER.pack, l.OUT_HEADER.size
+_looked = l.ENTRY_REPLY.pack
+_LOOKED_BYTES = l.ENTRY_REPLY.size
+_told = l.ATTR_REPLY.pack
+_TOLD_BYTES = l.ATTR_REPLY.size
 _U64 = (1 << 64) - 1
 _PADS = tuple(bytes(-n % 8) for n in range(8))
 DIR_TYPE, FILE_TYPE = 4, 8  # DT_DIR, DT_REG
@@ -83,6 +87,29 @@ def entry_out(node_id: int, a: Attributes, times: Timeouts) -> bytes:
     return _entry(
         node_id, 0, *times, number, size, (size + 511) >> 9, s, s, s, ns, ns, ns, mode, 1, uid, gid, 0, 4096, 0
     )
+
+
+def looked_up(unique: int, node_id: int, a: Attributes, times: Timeouts) -> bytes:
+    """The whole reply to a LOOKUP, header and `entry_out` in one piece."""
+    number, size, mtime_ns, mode, uid, gid = a
+    s, ns = divmod(mtime_ns, NS)
+    s &= _U64
+    return _looked(
+        _LOOKED_BYTES, 0, unique,
+        node_id, 0, *times, number, size, (size + 511) >> 9, s, s, s, ns, ns, ns, mode, 1, uid, gid, 0, 4096, 0,
+    )  # fmt: skip
+
+
+def attributes_of(unique: int, a: Attributes, attr_s: float) -> bytes:
+    """The whole reply to a GETATTR, header and `attr_out` in one piece."""
+    at, an = _split(attr_s)
+    number, size, mtime_ns, mode, uid, gid = a
+    s, ns = divmod(mtime_ns, NS)
+    s &= _U64
+    return _told(
+        _TOLD_BYTES, 0, unique, at, an, 0,
+        number, size, (size + 511) >> 9, s, s, s, ns, ns, ns, mode, 1, uid, gid, 0, 4096, 0,
+    )  # fmt: skip
 
 
 def negative(entry_s: float) -> bytes:
