@@ -139,6 +139,9 @@ def test_extended_attributes_say_version_homes_and_what_is_here(mounted: Path, s
     assert cached.endswith("/4")
     with pytest.raises(OSError, check=lambda e: e.errno == errno.ENODATA):
         os.getxattr(path, "user.other")
+    for name in ("security.selinux", "system.posix_acl_access"):
+        with pytest.raises(OSError, check=lambda e: e.errno == errno.ENOTSUP):
+            os.getxattr(path, name)
     assert os.listxattr(mounted) == []
 
 

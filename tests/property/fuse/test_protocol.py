@@ -77,6 +77,15 @@ def test_attributes_keep_inode_size_time_and_mode(inode: int, size: int, mtime_n
     assert fields[9] == mode
 
 
+@given(st.integers(1, 2**63 - 1), st.integers(-(2**62), 2**62), st.floats(0, 1e6), st.floats(0, 1e6))
+def test_a_reply_in_one_piece_is_the_header_and_its_structures(
+    inode: int, mtime_ns: int, entry_s: float, attr_s: float
+) -> None:
+    a, times = Attributes(inode, 4097, mtime_ns, 0o100444, 1, 2), replies.timeouts(entry_s, attr_s)
+    assert replies.looked_up(77, 5, a, times) == replies.ok(77, replies.entry_out(5, a, times))
+    assert replies.attributes_of(77, a, attr_s) == replies.ok(77, replies.attr_out(a, attr_s))
+
+
 @given(st.binary(min_size=1, max_size=255), st.integers(1, 2**62))
 def test_directory_entries_are_aligned_and_tell_where_to_go_on(name: bytes, offset: int) -> None:
     data = replies.dirent(5, offset, name, replies.FILE_TYPE)

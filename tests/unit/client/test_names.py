@@ -72,6 +72,24 @@ def test_an_expiration_of_zero_keeps_nothing_and_the_size_is_a_bound() -> None:
     run(main())
 
 
+def test_a_listing_that_is_given_from_memory_brings_back_the_lookups_of_its_names() -> None:
+    async def main() -> None:
+        few = {"metadata_cache_entries": len(FILES) + 1}
+        async with FakeCluster(FILES) as cluster, Client(replace(options(cluster), **few), quiet()) as client:
+            await client.list_page("/")
+            for path in ("/x", "/y", "/z"):  # push the names out of memory, but not the page
+                with pytest.raises(NotFound):
+                    await client.lookup(path)
+            assert client.held("/a") is None
+
+            await client.list_page("/")
+
+            assert cluster.master.calls["list"] == 1
+            assert isinstance(client.held("/a"), LookupReply)
+
+    run(main())
+
+
 def test_many_who_look_for_one_path_at_once_cause_one_call() -> None:
     async def main() -> None:
         async with FakeCluster(FILES) as cluster, Client(options(cluster), quiet()) as client:

@@ -30,6 +30,15 @@ def test_a_page_is_given_until_its_time_is_over_with_the_time_that_is_left() -> 
     assert pages.entries == 0
 
 
+def test_what_is_left_is_the_masters_word_and_not_the_caches_own_time() -> None:
+    pages = cache(expire_s=10.0)
+    pages.put("/d", None, 10, listing("a"), 100.0)
+    held = pages.get("/d", None, 10, 109.0)
+    assert held is not None
+    assert held.valid_s == 21.0
+    assert pages.get("/d", None, 10, 110.0) is None
+
+
 @pytest.mark.parametrize(
     ("valid_s", "expire_s", "is_held"), [(0.0, 60.0, False), (None, 60.0, True), (30.0, 0.0, False)]
 )

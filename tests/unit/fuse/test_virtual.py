@@ -141,6 +141,8 @@ def test_a_file_says_its_version_its_homes_and_what_of_it_is_here(is_local: bool
             assert length == layout.XATTR_OUT.pack(3, 0)
             assert await xattr(kernel, node_id, names[2], 2) == errno.ERANGE
             assert await xattr(kernel, node_id, "user.other") == errno.ENODATA
+            assert await xattr(kernel, node_id, "security.selinux") == errno.ENOTSUP
+            assert await xattr(kernel, node_id, "system.posix_acl_access", 0) == errno.ENOTSUP
             assert await xattr(kernel, 1, names[0]) == errno.ENODATA
             assert (await kernel.ask(Op.LISTXATTR, layout.XATTR_IN.pack(0, 0), 1)).body == layout.XATTR_OUT.pack(0, 0)
 

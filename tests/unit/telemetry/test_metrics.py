@@ -35,6 +35,19 @@ def example() -> Metrics:
     return metrics
 
 
+def test_what_one_thread_counts_without_the_lock_is_part_of_its_series() -> None:
+    counter = Metrics().counter("forebay_worker_reads_total", "Reads answered.", ("source",))
+    cell = counter.cell("mem")
+    cell.count += 2
+    counter.add(3, "mem")
+    counter.add(1, "disk")
+    assert counter.cell("mem") is cell
+    assert (counter.value("mem"), counter.value("none")) == (5, 0)
+    assert counter.values() == {("mem",): 5, ("disk",): 1}
+    with pytest.raises(InternalError):
+        counter.cell()
+
+
 def test_the_metrics_page_has_its_golden_form() -> None:
     assert example().render().decode() == GOLDEN.read_text()
 

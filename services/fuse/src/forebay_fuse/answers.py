@@ -17,7 +17,7 @@ from forebay_fuse.splice import Piece
 LOGGED_A_S = 10
 """Failed requests that are logged each second; all are counted."""
 
-EXPECTED = (errno.ENOENT, errno.ESTALE, errno.ENODATA, errno.ERANGE)
+EXPECTED = (errno.ENOENT, errno.ESTALE, errno.ENODATA, errno.ENOTSUP, errno.ERANGE)
 LOG = logs.get(__name__)
 
 Buffer = bytes | bytearray | memoryview

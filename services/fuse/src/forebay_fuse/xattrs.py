@@ -15,6 +15,10 @@ from forebay_fuse.protocol import replies, requests
 from forebay_fuse.protocol.requests import Request
 from forebay_fuse.sdk import Client
 
+OURS = b"user."
+"""Attributes of other kinds (labels, access lists) are not supported, and that is the answer: `ls -l` asks for two of
+each file, and of no further file once it knows; to be told that a file has none it asks for all."""
+
 BLOCKS_MAX = 256
 """Blocks of a file that are looked at; of a longer one the rest is not told."""
 
@@ -45,6 +49,8 @@ class Xattrs:
         if name.startswith(TRACE_XATTR):
             self._answer(request, size, self._flagged.flag(request.node_id, name[len(TRACE_XATTR) :]))
             return
+        if not name.startswith(OURS):
+            raise Refused(errno.ENOTSUP, "attributes of no such kind")
         found = self._values.get(name.decode(errors="replace"))
         layout = self._names.inode(request.node_id).entry.layout if found is not None else None
         if found is None or layout is None:

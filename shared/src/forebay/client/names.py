@@ -121,12 +121,14 @@ class Names:
         return self._cache.put(path, reply, time.monotonic())
 
     async def list_page(self, path: str, page_token: str | None = None, limit: int = 10_000) -> ListReply:
-        """One page of a directory with attributes and layouts; the entries' lookups are answered from it later."""
+        """One page of a directory with attributes and layouts; the entries' lookups are answered from it later, also
+        where the page itself is held: whoever lists a directory looks at what is in it next."""
         path = normal(path)
         now_s = time.monotonic()
         held = self._pages.get(path, page_token, limit, now_s)
         is_walk = page_token is None and self._pages.is_walk(path, limit, now_s)
         if held is not None:
+            self._cache.put_page(path, held, now_s)
             return held
         if is_walk and self._too_large != parent_of(path) and (walked := await self._walk(path, limit)) is not None:
             return walked

@@ -19,7 +19,8 @@ class ClientOptions:
 
     ``registry`` is ``http(s)://host:port[,host:port]`` (masters) or ``zookeeper://h:p[,h:p]/chroot``.
     ``metadata_cache`` keeps names: at most ``metadata_cache_entries``, each for ``metadata_cache_s`` (what is not there
-    for ``negative_cache_s``) and never longer than the master allows; without it every lookup asks a master.
+    for ``negative_cache_s``) and never longer than the master allows; without it every lookup asks a master. A listing
+    that is given from memory begins that time anew for its names, once.
     ``readahead_bytes`` is the
     window of one sequential reader, ``readahead_budget_bytes`` what all readers of the client hold together (by
     default an eighth of the memory that the control group grants, at most 256 MiB).

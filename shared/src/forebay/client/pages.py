@@ -26,6 +26,7 @@ Key = tuple[str, str | None, int]
 @dataclass
 class _Held:
     reply: ListReply
+    heard_s: float
     until_s: float
     walked: set[str] = field(default_factory=set)
 
@@ -41,7 +42,7 @@ class PageCache:
         self.entries = 0
 
     def get(self, path: str, token: str | None, limit: int, now_s: float) -> ListReply | None:
-        """The page if it is held and in time, with the time that is left of it."""
+        """The page if it is held and in time, with what is left of the master's word on it."""
         key = (path, token, limit)
         held = self._held.get(key)
         if held is None:
@@ -50,9 +51,10 @@ class PageCache:
             self._drop(key)
             return None
         self._held.move_to_end(key)
-        if held.reply.valid_s is None:
+        valid_s = held.reply.valid_s
+        if valid_s is None:
             return held.reply
-        return msgspec.structs.replace(held.reply, valid_s=held.until_s - now_s)
+        return msgspec.structs.replace(held.reply, valid_s=max(0.0, valid_s - (now_s - held.heard_s)))
 
     def put(self, path: str, token: str | None, limit: int, reply: ListReply, now_s: float) -> None:
         """Keeps a page for as long as it says, and at most for the cache's own time."""
@@ -61,7 +63,7 @@ class PageCache:
         self._drop(key)
         if ttl_s <= 0 or size > self._entries_max:
             return
-        self._held[key] = _Held(reply, now_s + ttl_s)
+        self._held[key] = _Held(reply, now_s, now_s + ttl_s)
         self._by_path.setdefault(path, set()).add(key)
         self.entries += size
         while self.entries > self._entries_max:
