@@ -12,6 +12,7 @@ import importlib.util
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from bench.figures import Figure, Options, table
 
@@ -47,6 +48,10 @@ def main() -> int:
     parser.add_argument("name", help=f"{', '.join(MODULES)}, all, or one figure as bench.figure")
     parser.add_argument("--json", action="store_true", help="one JSON line per figure, nothing else")
     parser.add_argument("--quick", action="store_true", help="short runs that keep the bench working; judges nothing")
+    parser.add_argument("--seconds", type=float, metavar="N", help="length of a run of kills (gateway.killed_*)")
+    parser.add_argument(
+        "--parts", type=Path, metavar="FILE", help="add that run to those in FILE, and tell of all of them together"
+    )
     args = parser.parse_args()
     names = list(MODULES) if args.name == "all" else [args.name]
     if any(name.partition(".")[0] not in MODULES for name in names):
@@ -55,9 +60,9 @@ def main() -> int:
     if not wanted:
         parser.error(f"no figure {args.name!r}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is ended
-    figures = []
+    options, figures = Options(quick=args.quick, seconds=args.seconds, parts=args.parts), []
     for measure in wanted:
-        figures.append(measure(Options(quick=args.quick)))
+        figures.append(measure(options))
         if args.json:
             print(figures[-1].line(), flush=True)
     if not args.json:

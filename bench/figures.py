@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -29,9 +30,13 @@ Run = Callable[[], float]
 
 @dataclass(frozen=True)
 class Options:
-    """``quick``: the short form that keeps a bench working and judges nothing."""
+    """``quick``: the short form that keeps a bench working and judges nothing. ``seconds``: how long a figure of endurance
+    lasts instead of its own time. ``parts``: a file of what was measured of such a figure before; this run is added to
+    it, and the figure is about all of them together."""
 
     quick: bool = False
+    seconds: float | None = None
+    parts: Path | None = None
 
 
 @dataclass(frozen=True)

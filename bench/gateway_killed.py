@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -121,8 +121,36 @@ def kill_gateway(cluster: LocalCluster) -> float:
 
 @cache
 def killed(options: Options) -> Mapping[str, Any]:
-    """One run for both figures: what the readers found."""
+    """One run for both figures: what the readers found, and what they found in earlier parts of it."""
     run_s, every_s = (QUICK_RUN_S, QUICK_EVERY_S) if options.quick else (RUN_S, EVERY_S)
+    run = measured(options.seconds or run_s, every_s)
+    if options.parts is None:
+        return run
+    with options.parts.open("a+") as file:
+        file.write(json.dumps(run) + "\n")
+        file.seek(0)
+        return together([json.loads(line) for line in file])
+
+
+def together(parts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Several runs told as one; ``parts_s`` says that they were, each with a cluster of its own.
+
+    Raises:
+        ValueError: they are not of one kind.
+    """
+    if len({part["every_s"] for part in parts}) != 1:
+        raise ValueError("runs with different times between kills are not parts of one")
+    return {
+        "kills": sum(part["kills"] for part in parts),
+        "readers": [reader for part in parts for reader in part["readers"]],
+        "run_s": sum(part["run_s"] for part in parts),
+        "every_s": parts[0]["every_s"],
+        "parts_s": [part["run_s"] for part in parts],
+    }
+
+
+def measured(run_s: float, every_s: float) -> Mapping[str, Any]:
+    """One cluster, its readers, and a kill every so often."""
     with memory_folder() as folder:
         source = folder / "source"
         source.mkdir()
@@ -170,6 +198,7 @@ def _detail(run: Mapping[str, Any]) -> dict[str, Any]:
         "kills": run["kills"],
         "every_s": run["every_s"],
         "run_s": run["run_s"],
+        "parts_s": run.get("parts_s", [run["run_s"]]),
         "readers": READERS,
         "files_read": sum(r["files"] for r in readers),
         "GiB_read": round(sum(r["bytes"] for r in readers) / (1 << 30), 1),

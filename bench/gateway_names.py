@@ -11,8 +11,9 @@ from statistics import median
 from typing import Any
 
 from bench.figures import Figure, Options, compare, environment, median_interval, say
-from bench.gateway_readers import drop_caches, kept_memory, opener
+from bench.gateway_readers import opener
 from bench.gateway_side import MIB, OurMount, memory_folder, our_mount
+from bench.memory import drop_caches, kept_memory
 from forebay.cli.cluster import GATEWAY
 
 STAT_FILES, QUICK_STAT_FILES = 10_000, 1000

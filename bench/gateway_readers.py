@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import mmap
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 RUN_TIMEOUT_S = 120
-FORGET_S = 0.3
-KEPT_EVERY = 1 << 17
 OPENER = Path(__file__).with_name("gateway_opener.py")
 _FIO = ("--readonly", "--allow_file_create=0", "--thread", "--group_reporting", "--output-format=json")
 
@@ -87,27 +82,3 @@ def opener(mode: str, folder: Path, names: Sequence[str], *, processes: int, exp
     if found["count"] != expected:
         raise RuntimeError(f"opener in {folder}: {found['count']} instead of {expected}")
     return Opened(max(1, len(names)) / found["seconds"], found["seconds"], found["longest_s"])
-
-
-def drop_caches(what: int = 1) -> None:
-    """Drops clean page cache (1), names and inodes (2) or both (3). Files on tmpfs keep theirs: they are the files.
-
-    A file system hears of names that were dropped afterwards; it gets some time for that, whoever it is.
-    """
-    Path("/proc/sys/vm/drop_caches").write_text(str(what))
-    if what & 2:
-        time.sleep(FORGET_S)
-
-
-@contextmanager
-def kept_memory(size: int) -> Iterator[None]:
-    """Meanwhile ``size`` bytes of free memory stay ours, if this is a virtual machine that reports what is free to its
-    host: one page in 32 is in use, and what is reported is 2 MiB in one piece.
-
-    The host takes such memory back within seconds, and its first use then was seen to take up to 1.8 s a GiB instead of
-    0.2: in one run of three, and only on the side that needs new memory. It says nothing about either side.
-    """
-    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE) as memory:
-        for start in range(0, size, KEPT_EVERY):
-            memory.madvise(mmap.MADV_DONTNEED, start + mmap.PAGESIZE, KEPT_EVERY - mmap.PAGESIZE)
-        yield

@@ -21,8 +21,9 @@ from typing import Any
 from bench.figures import Figure, Options, environment, median_interval, say
 from bench.first_gateway import wait_for_blocks
 from bench.gateway_peers import peers
-from bench.gateway_readers import drop_caches, opener
+from bench.gateway_readers import opener
 from bench.gateway_side import OurMount, memory_folder, our_mount, read_whole, write_files
+from bench.memory import drop_caches
 
 FILES, QUICK_FILES = 2000, 200
 FILE_BYTES = 100 << 10

@@ -15,8 +15,9 @@ from statistics import median
 
 from bench.figures import Figure, Options, Ratio, compare, environment, median_interval, say
 from bench.gateway_peers import Peer, peers
-from bench.gateway_readers import Fio, drop_caches, kept_memory
+from bench.gateway_readers import Fio
 from bench.gateway_side import GIB, MIB, OurMount, memory_folder, our_mount, read_whole, warm, write_files
+from bench.memory import drop_caches, kept_memory
 
 FILES = 4
 FILE_BYTES = 256 * MIB

@@ -25,6 +25,7 @@ from statistics import median
 import uvloop
 
 from bench.figures import Figure, Options, compare, environment, say
+from bench.memory import kept_memory
 from forebay.cli.children import get
 from forebay.cli.cluster import ClusterSpec, LocalCluster
 from forebay.client import Client, ClientOptions
@@ -66,6 +67,9 @@ LOOP_SETTINGS = ((4, 16), (8, 16), (16, 8))
 FAR = Faults(delay_s=0.05, bytes_per_s=40e6)
 FAR_SETTINGS = ((8, 16), (16, 4), (16, 16), (32, 4), (32, 16), (64, 4))
 """Streams and extents in a request."""
+
+KEPT_BYTES = 512 * MIB
+"""Beside the dataset: what new processes take."""
 
 FAR_SETTLE_S = 5.0
 FAR_WINDOW_S = 1.0
@@ -306,7 +310,7 @@ def near_figure(
     options: Options, name: str, goal: float, dataset: Dataset, peers_of: Callable[[S3Server], list[Peer]]
 ) -> Figure:
     """Our fill against the best peer, from the same server."""
-    with served(dataset) as s3:
+    with served(dataset) as s3, kept_memory(dataset.total + KEPT_BYTES):
         peers = peers_of(s3)
         (told, command), rates = best_of(dataset, peers[:1] if options.quick else peers, s3)
 

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from bench.figures import Figure, Options, environment, say
-from bench.gateway_readers import drop_caches, kept_memory
+from bench.memory import drop_caches, kept_memory
 from bench.train_cluster import UNTUNED, Mounted, mounted
 from bench.train_job import BATCH, ONE_THREAD, TUNED_INPUT, Job, Ran, job, synthetic
 from bench.train_profiles import NODE_MBPS

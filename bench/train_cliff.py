@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import Figure, Options, environment, say
-from bench.gateway_readers import drop_caches
+from bench.memory import drop_caches
 from bench.train_cluster import WORKERS, mounted
 from bench.train_job import TUNED_INPUT, Job, job
 from forebay.cli.sources import SourceOptions

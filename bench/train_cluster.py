@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.gateway_readers import drop_caches
+from bench.memory import drop_caches
 from bench.train_job import Job
 from forebay.cli.children import get
 from forebay.cli.cluster import GATEWAY, ClusterSpec, LocalCluster

@@ -21,7 +21,7 @@ from typing import Any
 
 from bench.demo_data import SHARD_BYTES
 from bench.figures import Options, say
-from bench.gateway_readers import drop_caches
+from bench.memory import drop_caches
 from bench.train_cliff import BUCKET, PREFIX, served
 from bench.train_cluster import UNTUNED, mounted
 from bench.train_job import BATCH, ONE_THREAD, TUNED_INPUT, Decode, Job, Ran, batches, job, synthetic, train

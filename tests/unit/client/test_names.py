@@ -74,8 +74,11 @@ def test_an_expiration_of_zero_keeps_nothing_and_the_size_is_a_bound() -> None:
 
 def test_a_listing_that_is_given_from_memory_brings_back_the_lookups_of_its_names() -> None:
     async def main() -> None:
-        few = {"metadata_cache_entries": len(FILES) + 1}
-        async with FakeCluster(FILES) as cluster, Client(replace(options(cluster), **few), quiet()) as client:
+        count = len(FILES) + 1
+        async with (
+            FakeCluster(FILES) as cluster,
+            Client(replace(options(cluster), metadata_cache_entries=count), quiet()) as client,
+        ):
             await client.list_page("/")
             for path in ("/x", "/y", "/z"):  # push the names out of memory, but not the page
                 with pytest.raises(NotFound):
