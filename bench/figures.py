@@ -30,9 +30,9 @@ Run = Callable[[], float]
 
 @dataclass(frozen=True)
 class Options:
-    """``quick``: the short form that keeps a bench working and judges nothing. ``seconds``: how long a figure of endurance
-    lasts instead of its own time. ``parts``: a file of what was measured of such a figure before; this run is added to
-    it, and the figure is about all of them together."""
+    """``quick``: the short form that keeps a bench working and judges nothing. ``seconds``: how long a figure of
+    endurance lasts instead of its own time. ``parts``: a file of what was measured of such a figure before; this run is
+    added to it, and the figure is about all of them together."""
 
     quick: bool = False
     seconds: float | None = None

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.contracts import Entry, Layout
-from forebay.contracts.packed import pack_entry, unpack_entry
+from forebay.contracts.packed import pack_entry, packed_inode, unpack_entry
 
 TEXT = st.text(min_size=1, max_size=20)
 COUNT = st.integers(0, (1 << 63) - 1)
@@ -29,6 +29,7 @@ LAYOUT = st.builds(Layout, key=TEXT, size=COUNT, fingerprint=TEXT, version_id=HE
 )
 def test_an_entry_comes_out_as_it_went_in(entry: Entry, folder: str) -> None:
     assert unpack_entry(pack_entry(entry)) == entry
+    assert packed_inode(pack_entry(entry)) == entry.inode
     if entry.layout is not None:
         key = f"{folder}{entry.name}" or "k"
         found = Layout(

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 from msgspec import Struct
 
 from forebay.contracts import Entry
-from forebay.contracts.packed import pack_entry, unpack_entry
+from forebay.contracts.packed import pack_entry, packed_inode, unpack_entry
 from forebay.errors import Overloaded
 from forebay_fuse.journal import InodeRecord, Journal
 from forebay_fuse.protocol.layout import ROOT_ID
@@ -217,12 +217,13 @@ class InodeTable:
             self._drop(inode)
 
     def _drop(self, inode: Inode) -> None:
-        number = inode.entry.inode
+        number = packed_inode(inode.packed)
         del self._by_id[inode.node_id]
-        left = tuple(i for i in _all(self._by_number[number]) if i is not inode)
-        if not left:
+        held = self._by_number[number]
+        if held is inode:  # nearly always: one version of a name
             del self._by_number[number]
         else:
+            left = tuple(i for i in _all(held) if i is not inode)
             self._by_number[number] = left[0] if len(left) == 1 else left
         if inode.is_dir and self._directories.get(inode.path) is inode:
             del self._directories[inode.path]

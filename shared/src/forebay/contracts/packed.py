@@ -6,7 +6,7 @@ a gateway that comes after: who changes these bytes changes `forebay_fuse.logboo
 
 from __future__ import annotations
 
-from msgspec import msgpack
+from msgspec import Struct, msgpack
 
 from forebay.contracts.records import Entry, Layout
 
@@ -37,6 +37,22 @@ def pack_entry(entry: Entry) -> bytes:
             layout.block_size,
         )
     )
+
+
+class _Head(Struct, array_like=True, gc=False):
+    """What every packed entry begins with; the rest is passed over."""
+
+    name: str
+    is_dir: bool
+    inode: int
+
+
+_head = msgpack.Decoder(_Head).decode
+
+
+def packed_inode(data: bytes) -> int:
+    """The inode number alone: a third of the time."""
+    return _head(data).inode
 
 
 def unpack_entry(data: bytes) -> Entry:
