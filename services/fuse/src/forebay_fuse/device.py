@@ -9,11 +9,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from struct import Struct
 
 from forebay.runtime import logs
 from forebay_fuse.journal import Intake
-from forebay_fuse.protocol import recovery, replies
+from forebay_fuse.protocol import layout, recovery, replies
 from forebay_fuse.protocol.layout import Op
 from forebay_fuse.splice import Piece, Pipe
 
@@ -35,10 +34,7 @@ NOTICES_MAX = 4096
 
 NOTICES_PAUSE_S = 0.002
 
-_OPCODE = 4
-"""Where a request has the low byte of its kind."""
-
-_UNIQUE = Struct("<Q").unpack_from  # of a request and of a reply: at 8
+_unique = layout.UNIQUE.unpack_from
 
 _AGAIN = (errno.EINTR, errno.ENOENT)  # ENOENT: the request was interrupted before we could read it
 _GONE = (errno.ENOENT, errno.ENODEV, errno.ECONNABORTED)  # nobody waits for this reply any more
@@ -115,7 +111,7 @@ class Device:
                     continue
                 self._end(e)
                 return
-            is_read = room[_OPCODE] == Op.READ
+            is_read = room[layout.OPCODE_AT] == Op.READ
             self._take(room[:n])
             now_s = time.monotonic()
             if not self._reading or now_s > until_s:
@@ -165,7 +161,7 @@ class Device:
         """Sends one reply, in one write; whether the kernel took it. It does not when nobody waits any more."""
         if self._fd < 0:
             return False
-        unique = _UNIQUE(parts[0], 8)[0]
+        unique = _unique(parts[0], layout.UNIQUE_AT)[0]
         self._intake.answering(unique)
         try:
             if len(parts) == 1:

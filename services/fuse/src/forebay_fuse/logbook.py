@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from struct import Struct
 from typing import NamedTuple
 
 import msgspec
@@ -106,7 +105,6 @@ class Framed(NamedTuple):
     group: Group
 
 
-_frame = Struct("<II").pack
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Group).decode
 
@@ -126,7 +124,7 @@ def session_record(entry: SessionEntry) -> SessionRecord:
 def encode(unique: int, entries: Sequence[LogEntry]) -> bytes:
     """One group, framed."""
     body = _encode((unique, entries))
-    return _frame(len(body), zlib.crc32(body)) + body
+    return len(body).to_bytes(4, "little") + zlib.crc32(body).to_bytes(4, "little") + body
 
 
 def groups(log: memoryview | bytes, start: int = len(MAGIC)) -> Iterator[Framed]:

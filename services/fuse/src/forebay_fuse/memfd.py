@@ -16,7 +16,6 @@ import mmap
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from struct import Struct
 from typing import NamedTuple
 
 from forebay.runtime import logs
@@ -47,7 +46,7 @@ WASTE_MIN = 1 << 20
 LOOKUPS_BYTES = OPEN_BYTES = 24
 PAGE = mmap.PAGESIZE
 _MAGIC, _SLOTS, _LOG = 0, 1, 2
-_OPCODE_UNIQUE = Struct("<IQ").unpack_from  # where a request has them: at 4
+_opcode_unique = layout.OPCODE_UNIQUE.unpack_from
 _SILENT = frozenset(map(int, layout.SILENT))
 LOG = logs.get(__name__)
 
@@ -221,7 +220,7 @@ class MemfdJournal:
 
     def handled(self, request: memoryview) -> None:
         """See `Intake`. What gets no reply is over now."""
-        opcode, unique = _OPCODE_UNIQUE(request, 4)
+        opcode, unique = _opcode_unique(request, layout.OPCODE_AT)
         if self._gathered:
             self.write(unique)
         if unique == 0 or opcode in _SILENT:
@@ -293,7 +292,7 @@ class MemfdJournal:
 
 
 def _unique(request: memoryview) -> int:
-    unique: int = _OPCODE_UNIQUE(request, 4)[1]
+    unique: int = _opcode_unique(request, layout.OPCODE_AT)[1]
     return unique
 
 

@@ -7,6 +7,10 @@ from struct import Struct
 
 IN_HEADER = Struct("<IIQQIIIHH")  # len opcode unique nodeid uid gid pid total_extlen padding
 OUT_HEADER = Struct("<IiQ")  # len error unique
+UNIQUE = Struct("<Q")  # at UNIQUE_AT, of a request and of a reply
+UNIQUE_AT = 8
+OPCODE_UNIQUE = Struct("<IQ")  # opcode unique, at OPCODE_AT of a request
+OPCODE_AT = 4
 ATTR = Struct("<6Q10I")  # ino size blocks a/m/ctime, a/m/ctime_ns mode nlink uid gid rdev blksize flags
 ENTRY = Struct("<QQQQII")  # nodeid generation entry_valid attr_valid entry_valid_ns attr_valid_ns
 ENTRY_OUT = Struct("<QQQQII6Q10I")  # ENTRY, then ATTR
