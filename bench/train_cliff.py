@@ -17,7 +17,7 @@ from typing import Any
 
 from bench.figures import Figure, Options, environment, say
 from bench.memory import drop_caches
-from bench.train_cluster import WORKERS, mounted
+from bench.train_cluster import mounted
 from bench.train_job import TUNED_INPUT, Job, job
 from forebay.cli.sources import SourceOptions
 from forebay.testing.faults import FaultProxy, Faults
@@ -34,9 +34,6 @@ EPOCHS = 2
 DIRECT_STREAMS = 8
 BLOCK = 4 << 20
 """Small, so that what a worker holds is many blocks, as it is with a real dataset."""
-
-WINDOW = 0.02
-"""Room that blocks fetched ahead may take, in datasets."""
 
 SMALL_BLOCKS = {"master": ("--block-size", str(BLOCK))}
 GOAL = 0.95
@@ -69,11 +66,8 @@ def reached(made: Job, s3: S3Server, proxy: FaultProxy, share: float) -> dict[st
     """MB/s of epochs that begin with a full cache, with hints and without."""
     source = f"s3://{BUCKET}/{PREFIX}"
     how = SourceOptions(endpoint=f"http://{proxy.address}", region=REGION, path_style=True)
-    ahead = int(made.bytes * WINDOW / (1 - share) / WORKERS)
-    full = ("--hint-bytes", str(ahead), "--high-watermark", "0.99", "--low-watermark", "0.98")
-    extra = {"worker": full, **SMALL_BLOCKS}
-    found: dict[str, Any] = {"hint_MB": round(ahead / 1e6, 1)}
-    with mounted(made, room=share, source=source, options=how, environ=s3.env, extra=extra) as mount:
+    found: dict[str, Any] = {}
+    with mounted(made, room=share, source=source, options=how, environ=s3.env, extra=SMALL_BLOCKS) as mount:
         files = mount.files()
         proxy.faults = FAST
         made.run(files, 0.0, epoch=0)

@@ -69,18 +69,20 @@ def test_what_a_hint_names_is_here_before_it_is_asked_for_up_to_the_budget(clust
 
 
 def test_misses_of_a_cache_smaller_than_the_dataset_become_prefetched(cluster: Cluster) -> None:
-    found = []
+    found, fetched = [], []
     with remote(cluster) as client:
-        for epoch in range(2):
+        for epoch in range(3):
             order = random.Random(epoch).sample(NAMES, FILES)
             client.hint(order, epoch=epoch)
             for name in order:
                 eventually(lambda: is_ahead(cluster))  # as long as a training step takes
                 read_all(client, [name])
             found.append(total(cluster, 'forebay_worker_served_bytes_total{source="mem"}'))
+            fetched.append(total(cluster, "forebay_ufs_read_bytes_total"))
 
-    last_epoch = (found[1] - found[0]) / (FILES * FILE_BYTES)
+    last_epoch = (found[2] - found[1]) / (FILES * FILE_BYTES)
     assert last_epoch > 0.75  # without hints it is what the cache holds, 0.6 at most
+    assert 0.3 < (fetched[2] - fetched[1]) / (FILES * FILE_BYTES) < 0.5  # what the cache lacks is 0.4
 
 
 def test_what_a_reader_jumps_over_is_given_up(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import pytest
 
 from bench.simulator import nobody
@@ -123,6 +126,49 @@ def test_what_is_to_go_first_leaves_before_the_policy_is_asked_and_makes_room_un
     assert policy.victims(SIZE, 1.0, busy=nobody) == ["a7"]
     policy.removed("a7")
     assert policy.victims(SIZE, 1.0, busy=nobody) != ["a7"]
+
+
+@dataclass
+class Said:
+    """An order by hand."""
+
+    awaited: set[str]
+    done: list[str]
+    next: str = ""
+
+    def awaits(self, block_id: str) -> bool:
+        return block_id in self.awaited
+
+    def behind(self) -> Iterator[str]:
+        return iter(self.done)
+
+    def __contains__(self, block_id: object) -> bool:
+        return block_id == self.next
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+def test_what_was_read_makes_room_and_what_is_awaited_never_does(name: PolicyName) -> None:
+    said = Said(awaited={f"a{n}" for n in range(5)}, done=["a3", "a7", "gone", "a9"])
+    policy = Governed(POLICIES[name](10 * SIZE), Ledger(), said)
+    fill(policy, "a", 10)
+
+    some, all_ = (policy.victims(wanted, 1.0, busy=lambda block: block == "a8") for wanted in (2 * SIZE, ALL))
+
+    assert some == ["a7", "a9"]
+    assert sorted(all_) == ["a5", "a6", "a7", "a9"]
+
+
+def test_what_is_read_next_gets_in_under_hold_and_an_idle_dataset_goes_before_what_was_read() -> None:
+    said = Said(awaited={"a0", "a1", "a2", "a3"}, done=["a4"], next="a5")
+    policy = Governed(Hold(10 * SIZE), Ledger(), said)
+    fill(policy, "a", 5)
+    fill(policy, "b", 5)
+
+    assert not policy.admit("a6", SIZE, "a", 1.0).is_admitted
+    assert policy.admit("a5", SIZE, "a", 1.0) == Admission(True, evict_bytes=SIZE)
+    assert policy.victims(SIZE, 1.0, busy=nobody) == ["a4"]
+    policy.touched("a0", 5000.0)
+    assert set(policy.victims(5 * SIZE, 5000.0, busy=nobody)) == {f"b{n}" for n in range(5)}
 
 
 def test_a_change_of_policy_carries_over_blocks_mounts_and_times() -> None:

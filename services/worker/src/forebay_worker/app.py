@@ -143,7 +143,7 @@ class Worker:
         ledger = Ledger()
         policy = POLICIES[settings.policy]
         room = sum(tier.spec.capacity_bytes for tier in self.tiers)
-        self.hints = Hints(min(settings.hint_bytes, int(room * HINT_SHARE)))
+        self.hints = Hints(min(settings.hint_bytes, int(room * HINT_SHARE)), self._is_here)
         policies = [Governed(policy(tier.spec.capacity_bytes), ledger, self.hints) for tier in self.tiers]
         capacities = [tier.spec.capacity_bytes for tier in self.tiers]
         self.index = StoreIndex(zip(capacities, policies, strict=True))
@@ -191,7 +191,6 @@ class Worker:
             self.filler,
             self.spawner,
             self.telemetry.metrics,
-            goes_first=self._goes_first,
         )
         self.routes = BlockRoutes(
             entrance,
@@ -238,10 +237,8 @@ class Worker:
         self.rebalance.targets.note(asked)
         self.prefetch.asked(asked.block_id)
 
-    def _goes_first(self, block_id: str) -> None:
-        block = self.index.get(block_id)
-        if block is not None:
-            self.policies[block.tier].goes_first(block_id)
+    def _is_here(self, block_id: str) -> bool:
+        return self.index.get(block_id) is not None
 
     def _take(self, tuning: Tuning) -> None:
         self.reads.passive = tuning.passive_cache

@@ -2,8 +2,9 @@
 
 A *stream* is the order in which one reader (a rank in an epoch) will read blocks of this worker. What it has read so
 far shows where it is; the *window* is what follows, up to its share of a byte budget. Blocks of the window that are
-not here are fetched, just in time; blocks of the window are not evicted; a block that was fetched for a stream and read
-goes before all others. What the stream has jumped over is not fetched any more.
+not here are fetched, just in time. A block is *awaited* while a stream that was heard of lately has it before it,
+however far: it is not evicted for a block that is fetched ahead, or it would have to be fetched again in the same
+epoch. What all streams have *behind* them makes room. What a stream has jumped over is not fetched any more.
 
 Invariants (``validate``): (1) a block is known to a stream at one place; (2) ``_where`` names exactly the streams'
 blocks; (3) no more than ``STREAMS_MAX`` streams of ``BLOCKS_MAX`` blocks.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 from forebay.errors import TooLarge
 
@@ -25,6 +27,15 @@ SLACK = 4
 
 SILENT_S = 600.0
 """A stream that was not heard of for so long is forgotten."""
+
+RESTING_S = 120.0
+"""For a stream that was not heard of for so long nothing is fetched or kept, until it goes on."""
+
+REACH = 4
+"""What is here already counts for the window too, but so many times the budget may lie in it."""
+
+BEHIND_MAX = 2048
+"""Blocks that are looked at for those that all streams have behind them."""
 
 
 @dataclass(frozen=True)
@@ -46,24 +57,34 @@ class _Stream:
     read: set[int] = field(default_factory=set)
     at: int = 0
 
-    def window(self, budget_bytes: int) -> Iterator[HintedBlock]:
-        """What is read next, as far as it fits; the first block always does."""
-        left = budget_bytes
+    def window(self, budget_bytes: int, is_settled: Callable[[str], bool]) -> Iterator[HintedBlock]:
+        """What is read next, as far as it fits; the first block always does. What is here not because it was fetched
+        ahead (``is_settled``) takes none of the budget."""
+        left, reach, is_first = budget_bytes, REACH * budget_bytes, True
         for number in range(max(0, self.at - SLACK), len(self.blocks)):
             if number in self.read:
                 continue
             block = self.blocks[number]
-            left -= block.size
-            if left < 0 and left + block.size < budget_bytes:
+            reach -= block.size
+            left -= 0 if is_settled(block.block_id) else block.size
+            if min(left, reach) < 0 and not is_first:
                 return
+            is_first = False
             yield block
+
+    def awaits(self, block_id: str) -> bool:
+        """Whether the block is before the reader, or it may still be reading it."""
+        return self.place[block_id] >= self.at - SLACK
 
 
 class Hints:
-    """All streams of one worker. ``budget_bytes`` is what all windows have together."""
+    """All streams of one worker. ``budget_bytes`` is what all windows have together; ``is_here`` says whether a block
+    has room in a tier."""
 
-    def __init__(self, budget_bytes: int) -> None:
+    def __init__(self, budget_bytes: int, is_here: Callable[[str], bool] = lambda _: False) -> None:
         self.budget_bytes = budget_bytes
+        self.is_here = is_here
+        self._now_s = 0.0
         self._streams: dict[str, _Stream] = {}
         self._where: dict[str, set[str]] = {}
         self._soon: set[str] | None = None
@@ -74,7 +95,7 @@ class Hints:
         return len(self._streams)
 
     def __contains__(self, block_id: object) -> bool:
-        """Whether the block lies in a window: it is wanted here, and is not to be evicted."""
+        """Whether the block lies in a window: it is wanted here."""
         return block_id in self.soon()
 
     def take(self, stream: str, epoch: int, blocks: Iterable[HintedBlock], now_s: float, *, first: int = 0) -> int:
@@ -84,6 +105,7 @@ class Hints:
         Raises:
             TooLarge: more streams or blocks than there may be.
         """
+        self.passed(now_s)
         known = self._streams.get(stream)
         if known is None or first == 0 or known.epoch != epoch:
             self._expire(now_s)
@@ -91,7 +113,7 @@ class Hints:
                 raise TooLarge("more readers have said what they will read than are remembered", limit=STREAMS_MAX)
             self.drop(stream)
             known = self._streams[stream] = _Stream(epoch, now_s)
-        self._soon = None
+        known.heard_s, self._soon = now_s, None
         for block in blocks:
             if block.block_id in known.place:
                 continue
@@ -107,6 +129,7 @@ class Hints:
         known = self._streams.pop(stream, None)
         self._soon = None
         for block_id in known.place if known is not None else ():
+            self._fetched.discard(block_id)
             streams = self._where[block_id]
             streams.discard(stream)
             if not streams:
@@ -115,6 +138,7 @@ class Hints:
     def read(self, block_id: str, now_s: float) -> bool:
         """A block was read; whether a stream moved by it."""
         moved = False
+        self.passed(now_s)
         for name in self._where.get(block_id, ()):
             stream = self._streams[name]
             stream.heard_s = now_s
@@ -123,48 +147,56 @@ class Hints:
                 continue
             stream.read.add(place)
             stream.at = max(stream.at, place + 1)
+            self._used.pop(block_id, None)
             self._used[block_id] = None
+            self._fetched.discard(block_id)
             self._soon, moved = None, True
         return moved
 
+    def passed(self, now_s: float) -> None:
+        """It is so late now."""
+        self._now_s = max(self._now_s, now_s)
+
     def soon(self) -> set[str]:
-        """The blocks of all windows."""
+        """The blocks of all windows, as they were when something moved last."""
         if self._soon is None:
-            self._soon = {block.block_id for block in self.wanted()}
-        return self._soon
+            self.wanted()
+        return self._soon or set()
 
     def wanted(self) -> list[HintedBlock]:
-        """The blocks of all windows, the next of each stream first."""
-        share = self.budget_bytes // max(1, len(self._streams))
-        windows = [list(stream.window(share)) for stream in self._streams.values()]
+        """The blocks of all windows as they are now, the next of each stream first."""
+        going = [stream for stream in self._streams.values() if self._goes_on(stream)]
+        share = self.budget_bytes // max(1, len(going))
+        windows = [list(stream.window(share, self._is_settled)) for stream in going]
         longest = max(map(len, windows), default=0)
         mixed = [w[n] for n in range(longest) for w in windows if n < len(w)]
-        return list({block.block_id: block for block in mixed}.values())
+        found = {block.block_id: block for block in mixed}
+        self._soon = set(found)
+        return list(found.values())
 
     def fetched(self, block_id: str) -> None:
         """The block was fetched because of a hint."""
         self._fetched.add(block_id)
 
-    def give(self, is_here: Callable[[str], bool], *, is_short: bool) -> list[str]:
-        """Blocks that may go before all others now: fetched for a stream, read, and out of every window. If room is
-        short and there are none such, the one that was read last: it is needed again later than any other."""
-        soon, given = self.soon(), list[str]()
-        behind = [block_id for block_id in self._used if block_id not in soon and not self._is_near(block_id)]
-        for block_id in behind:
-            if block_id in self._fetched:
-                self._fetched.discard(block_id)
-                del self._used[block_id]
-                given.append(block_id)
-        if is_short and not given:
-            last = next((b for b in reversed(behind) if b in self._used and is_here(b)), None)
-            if last is not None:
-                del self._used[last]
-                given.append(last)
-        return given
+    def _is_settled(self, block_id: str) -> bool:
+        return block_id not in self._fetched and self.is_here(block_id)
 
-    def _is_near(self, block_id: str) -> bool:
-        """Whether a stream may still be reading it."""
-        return any((s := self._streams[name]).place[block_id] >= s.at - SLACK for name in self._where.get(block_id, ()))
+    def awaits(self, block_id: str) -> bool:
+        """Whether a stream will read the block, or is reading it: evicted now, it would be fetched again soon."""
+        streams = (self._streams[name] for name in self._where.get(block_id, ()))
+        return any(s.awaits(block_id) and self._goes_on(s) for s in streams)
+
+    def _goes_on(self, stream: _Stream) -> bool:
+        return self._now_s - stream.heard_s <= RESTING_S
+
+    def behind(self) -> Iterator[str]:
+        """Blocks that streams have behind them, the one that was read last first: nobody awaits them before another
+        epoch, and in that one is as likely as another."""
+        for block_id in list(islice(reversed(self._used), BEHIND_MAX)):
+            if block_id not in self._where or not self.is_here(block_id):
+                del self._used[block_id]
+            elif not self.awaits(block_id):
+                yield block_id
 
     def _expire(self, now_s: float) -> None:
         for name in [n for n, s in self._streams.items() if now_s - s.heard_s > SILENT_S]:

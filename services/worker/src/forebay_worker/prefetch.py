@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 
 from aiohttp import web
 
@@ -18,7 +17,6 @@ from forebay.telemetry import Metrics
 from forebay.transport.app import read_record, record_response
 from forebay.transport.openapi import operation
 from forebay_worker.access import Asked
-from forebay_worker.block import State
 from forebay_worker.entrance import Entrance
 from forebay_worker.fill import Filler, Spawner
 from forebay_worker.hints import HintedBlock, Hints
@@ -38,8 +36,7 @@ CHECKS_AT_ONCE = 200
 
 
 class Prefetch:
-    """The route ``POST /v1/blocks:hint`` and what it sets going. ``goes_first`` tells the policy of a block's tier that
-    the block may leave before all others."""
+    """The route ``POST /v1/blocks:hint`` and what it sets going."""
 
     def __init__(
         self,
@@ -50,17 +47,14 @@ class Prefetch:
         filler: Filler,
         spawner: Spawner,
         metrics: Metrics,
-        *,
-        goes_first: Callable[[str], None],
     ) -> None:
         self.hints = hints
         self._entrance, self._origins, self._store, self._filler = entrance, origins, store, filler
-        self._spawner, self._goes_first = spawner, goes_first
+        self._spawner = spawner
         self._known: OrderedDict[str, tuple[Asked, str]] = OrderedDict()
         self._tasks: dict[str, asyncio.Future[None]] = {}
         self._failed: dict[str, float] = {}
         self._moved = asyncio.Event()
-        self._is_short = False
         self._log = logs.get("forebay_worker.prefetch")
         self._ended = metrics.counter("forebay_worker_prefetches_total", "Blocks fetched by hints", ("outcome",))
         metrics.observed("forebay_worker_hint_streams", "Readers that said what they will read", lambda: len(hints))
@@ -106,14 +100,13 @@ class Prefetch:
                 wish.cancel()
 
     def _look(self) -> None:
-        for block_id in self.hints.give(self._is_here, is_short=self._is_short):
-            self._goes_first(block_id)
-        soon = self.hints.soon()
+        now = time.monotonic()
+        self.hints.passed(now)
+        wanted, soon = self.hints.wanted(), self.hints.soon()
         for block_id, wish in self._tasks.items():
             if block_id not in soon:
                 wish.cancel()
-        now = time.monotonic()
-        for block in self.hints.wanted():
+        for block in wanted:
             if len(self._tasks) >= FETCHES_MAX:
                 break
             block_id = block.block_id
@@ -121,10 +114,6 @@ class Prefetch:
                 continue
             if block_id in self._known:
                 self._begin(block_id)
-
-    def _is_here(self, block_id: str) -> bool:
-        block = self._store.index.get(block_id)
-        return block is not None and block.state is State.SEALED
 
     def _is_whole(self, block_id: str) -> bool:
         """Whether nothing is left to fetch: it may still have to be sealed."""
@@ -172,7 +161,6 @@ class Prefetch:
         origin = self._origins.of(asked, ByteRange(0, asked.length), options, ticket)
         await self._store.make_ready(block_id)
         block = await self._filler.admit(asked, origin.source)
-        self._is_short = block is None
         if block is None:
             await asyncio.sleep(LOOK_S / 4)  # room is being made; the block stays wanted
             return "no_room"

@@ -6,11 +6,12 @@ the store knows nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+import random
+from collections.abc import Iterable, Iterator
 
 from forebay_worker.policies.hold import Hold
 from forebay_worker.policies.ledger import Ledger
-from forebay_worker.policies.protocol import Admission, Busy, Policy
+from forebay_worker.policies.protocol import Admission, Busy, NoOrder, Order, Policy
 from forebay_worker.policies.slots import Resident, Slots
 
 FIRST_MAX = 65_536
@@ -19,15 +20,19 @@ FIRST_MAX = 65_536
 SWEEP_SLOTS = 8192
 """Blocks that one step of a sweep looks at (some milliseconds)."""
 
+DRAWS = 32
+"""Blocks drawn to see whether any may go, before the policy is asked for the best: it would look at all of them."""
+
 
 class Governed:
-    """``inner`` decides about room; ``ledger`` is shared by the tier directories of a worker. ``soon`` has the blocks
-    that are about to be read: they get in, and nothing evicts them."""
+    """``inner`` decides about room; ``ledger`` is shared by the tier directories of a worker. ``order`` knows what will
+    be read: what is next gets in, in the place of what is not awaited; what is awaited is not evicted."""
 
-    def __init__(self, inner: Policy, ledger: Ledger, soon: Container[str] = frozenset()) -> None:
+    def __init__(self, inner: Policy, ledger: Ledger, order: Order | None = None) -> None:
         self._inner = inner
         self._ledger = ledger
-        self._soon = soon
+        self._order = NoOrder() if order is None else order
+        self._rng = random.Random(0)
         self._first: dict[str, None] = {}
         self._swept = 0
 
@@ -74,33 +79,52 @@ class Governed:
 
     def admit(self, block: str, size: int, dataset: str, now_s: float) -> Admission:
         """A mount at its quota takes no more; what is pinned gets in whatever the policy says; blocks that may go
-        before all others make room for everybody; what is about to be read gets in as well."""
+        before all others make room for everybody; what is read next gets in as well."""
         asked = self._inner.admit(block, size, dataset, now_s)
         if self._ledger.is_over(dataset, size):
             return Admission(False, "quota")
-        if not asked.is_admitted and (self._ledger.of(dataset).is_pinned or self._first or block in self._soon):
+        if asked.is_admitted:
+            return asked
+        if self._ledger.of(dataset).is_pinned or self._first or block in self._order:
             return Admission(True, evict_bytes=size)
         return asked
 
+    def _is_any_free(self, is_out: Busy) -> bool:
+        """Whether one of a few blocks drawn may go."""
+        slots = self.slots
+        drawn = (slots.any(self._rng) for _ in range(DRAWS))
+        return any(not is_out(slots.block(slot)) for slot in drawn if slot is not None)
+
     def victims(self, wanted_bytes: int, now_s: float, *, busy: Busy) -> list[str]:
-        """First what is to go first, then by the policy; never what is pinned or about to be read."""
+        """First what is to go first, what is idle, and what those who said their order have behind them; then by the
+        policy. Never what is pinned or awaited."""
         chosen: dict[str, None] = {}
-        for block in self._first:
-            if wanted_bytes <= 0:
-                break
-            if not busy(block) and not self._is_kept(block):
-                chosen[block] = None
-                wanted_bytes -= self._size(block)
-        if wanted_bytes > 0:
 
-            def out(block: str) -> bool:
-                return block in chosen or self._is_kept(block) or busy(block)
+        def out(block: str) -> bool:
+            return block in chosen or self._is_kept(block) or busy(block)
 
+        for blocks in (self._first, self._idle(now_s), self._order.behind()):
+            wanted_bytes -= self._choose(chosen, blocks, wanted_bytes, out)
+        if wanted_bytes > 0 and self._is_any_free(out):
             chosen |= dict.fromkeys(self._inner.victims(wanted_bytes, now_s, busy=out))
         return list(chosen)
 
+    def _choose(self, chosen: dict[str, None], blocks: Iterable[str], wanted_bytes: int, out: Busy) -> int:
+        """Adds blocks that are here; how many bytes they are."""
+        taken = 0
+        for block in blocks:
+            if taken >= wanted_bytes:
+                break
+            if block in self and not out(block):
+                chosen[block] = None
+                taken += self._size(block)
+        return taken
+
+    def _idle(self, now_s: float) -> Iterator[str]:
+        return self._inner.idle(now_s) if isinstance(self._inner, Hold) else iter(())
+
     def _is_kept(self, block: str) -> bool:
-        return block in self._soon or self._is_pinned(block)
+        return self._order.awaits(block) or self._is_pinned(block)
 
     def _is_pinned(self, block: str) -> bool:
         slot = self.slots.get(block)

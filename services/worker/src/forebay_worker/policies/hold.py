@@ -284,6 +284,11 @@ class Hold:
                 wanted_bytes -= self.slots.size(slot)
         return list(chosen)
 
+    def idle(self, now_s: float) -> Iterator[str]:
+        """Blocks of datasets that are not awake, the one silent longest first."""
+        for dataset in self._silent(now_s):
+            yield from map(self.slots.block, list(dataset.slots))
+
     def _in_order(self, now_s: float) -> Iterator[int]:
         for dataset in self._silent(now_s):
             yield from dataset.slots

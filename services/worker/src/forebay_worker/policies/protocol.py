@@ -25,6 +25,35 @@ class Admission:
 ADMITTED = Admission(True)
 
 
+class Order(Protocol):
+    """What is known of the order in which blocks will be read; ``Hints`` is one. It contains those that are read next:
+    they get in."""
+
+    def awaits(self, block_id: str) -> bool:
+        """Whether the block will be read, sooner or later."""
+
+    def behind(self) -> Iterator[str]:
+        """Blocks that were read and will not be before all that are awaited; the first to go first."""
+
+    def __contains__(self, block_id: object) -> bool:
+        """Whether the block is read next."""
+
+
+class NoOrder:
+    """Nobody has said anything."""
+
+    def awaits(self, _: str) -> bool:
+        """No."""
+        return False
+
+    def behind(self) -> Iterator[str]:
+        """None."""
+        return iter(())
+
+    def __contains__(self, _: object) -> bool:
+        return False
+
+
 class Policy(Protocol):
     """Decides for one tier directory. Blocks that it does not know are ignored by ``touched`` and ``removed``.
 
