@@ -10,6 +10,7 @@ from forebay.contracts import Member
 from forebay.contracts.blocks import ByteRange, block_path
 from forebay_worker.access import Asked
 from forebay_worker.budget import Budget
+from forebay_worker.passing import Passing
 from forebay_worker.peers import BUFFERS_MAX, BlockClient, PeerCall, PeerSource
 from forebay_worker.routing import Homes, ReadOptions, SecondReads, Upstream
 from forebay_worker.sources import BlockSource, UfsSource
@@ -38,6 +39,7 @@ class Origins:
         self._homes = homes
         self._client = client
         self._budget = budget
+        self._passing = Passing()
         self._second_reads = SecondReads()
         self._buffers = asyncio.Semaphore(BUFFERS_MAX)
 
@@ -72,6 +74,7 @@ class Origins:
             is_atomic=asked.mounted.uri.scheme == "s3",  # one GET is answered from one object
             lane=f"ufs:{target.mount_id}",
             admit=partial(self._budget.admit, target.mount_id) if self._budget is not None else None,
+            share=partial(self._passing.read, (asked.block_id, target.mount_id, target.size)),
         )
 
     def _peers(

@@ -15,6 +15,7 @@ from forebay.errors import RangeNotSatisfiable, StaleVersion
 from forebay.ufs import Ufs, takes_whole
 
 T = TypeVar("T")
+Pieces = AsyncIterator[bytes | memoryview]
 
 
 class BlockSource(Protocol):
@@ -62,14 +63,20 @@ class UfsSource:
     is_atomic: bool = False
     lane: str = "ufs"
     admit: Callable[[int], Awaitable[None]] | None = None
+    share: Callable[[int, int, Callable[[], Pieces]], Pieces] | None = None
 
     @property
     def name(self) -> SourceName:
         """See ``BlockSource``."""
         return "ufs"
 
-    async def read(self, start: int, length: int) -> AsyncIterator[bytes | memoryview]:
+    def read(self, start: int, length: int) -> Pieces:
         """See ``BlockSource``."""
+        if self.share is None:
+            return self._owned(start, length)
+        return self.share(start, length, lambda: self._owned(start, length))
+
+    async def _owned(self, start: int, length: int) -> Pieces:
         async with closing(self.lend(start, length)) as pieces:
             async for piece in pieces:
                 yield bytes(piece)
