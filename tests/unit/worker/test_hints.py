@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.errors import TooLarge
-from forebay_worker.hints import RESTING_S, SILENT_S, SLACK, STREAMS_MAX, HintedBlock, Hints
+from forebay_worker.hints import RESTING_S, SILENT_S, SLACK, STREAMS_MAX, WINDOW_BLOCKS, HintedBlock, Hints
 from forebay_worker.policies.governed import Governed
 from forebay_worker.policies.hold import Hold
 from forebay_worker.policies.ledger import Ledger
@@ -45,6 +45,15 @@ def test_what_a_skip_made_useless_is_wanted_no_more() -> None:
 
     assert "b1" not in hints
     assert names(hints)[0] == f"b{21 - SLACK}"  # what loaders may be behind with
+
+
+def test_a_window_of_small_blocks_ends_after_so_many() -> None:
+    hints = Hints(1 << 30)
+    hints.take("s", 0, order(2 * WINDOW_BLOCKS), 0.0)
+
+    hints.read("b99", 0.0)
+
+    assert names(hints)[-1] == f"b{99 + WINDOW_BLOCKS}"
 
 
 def test_a_block_larger_than_the_budget_is_wanted_when_it_is_next() -> None:

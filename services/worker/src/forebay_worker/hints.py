@@ -34,6 +34,9 @@ RESTING_S = 120.0
 REACH = 4
 """What is here already counts for the window too, but so many times the budget may lie in it."""
 
+WINDOW_BLOCKS = 512
+"""And no more blocks than these after the one that was read furthest: it is looked at whenever one is read."""
+
 BEHIND_MAX = 2048
 """Blocks that are looked at for those that all streams have behind them."""
 
@@ -61,7 +64,7 @@ class _Stream:
         """What is read next, as far as it fits; the first block always does. What is here not because it was fetched
         ahead (``is_settled``) takes none of the budget."""
         left, reach, is_first = budget_bytes, REACH * budget_bytes, True
-        for number in range(max(0, self.at - SLACK), len(self.blocks)):
+        for number in range(max(0, self.at - SLACK), min(len(self.blocks), self.at + WINDOW_BLOCKS)):
             if number in self.read:
                 continue
             block = self.blocks[number]
