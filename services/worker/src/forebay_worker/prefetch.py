@@ -30,6 +30,12 @@ FETCHES_MAX = 3
 LOOK_S = 0.2
 """How often windows are looked at without anything having moved: room may have come."""
 
+AGAIN_S = 1.0
+"""How long a block that could not be fetched waits."""
+
+ROOM_S = 0.05
+"""How long a block that found no room waits until it is tried again."""
+
 KNOWN_MAX = 400_000
 CHECKS_AT_ONCE = 200
 """Blocks of a hint that are checked before others get their turn."""
@@ -53,7 +59,7 @@ class Prefetch:
         self._spawner = spawner
         self._known: OrderedDict[str, tuple[Asked, str]] = OrderedDict()
         self._tasks: dict[str, asyncio.Future[None]] = {}
-        self._failed: dict[str, float] = {}
+        self._later: dict[str, float] = {}
         self._moved = asyncio.Event()
         self._log = logs.get("forebay_worker.prefetch")
         self._ended = metrics.counter("forebay_worker_prefetches_total", "Blocks fetched by hints", ("outcome",))
@@ -92,15 +98,21 @@ class Prefetch:
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._moved.wait(), LOOK_S if len(self.hints) else None)
+                    await asyncio.wait_for(self._moved.wait(), self._pause_s())
                 self._moved.clear()
                 self._look()
         finally:
             for wish in self._tasks.values():
                 wish.cancel()
 
+    def _pause_s(self) -> float | None:
+        if not len(self.hints):
+            return None
+        return ROOM_S if self._later else LOOK_S
+
     def _look(self) -> None:
         now = time.monotonic()
+        self._later = {b: until for b, until in self._later.items() if until > now}
         self.hints.passed(now)
         wanted, soon = self.hints.wanted(), self.hints.soon()
         for block_id, wish in self._tasks.items():
@@ -110,7 +122,7 @@ class Prefetch:
             if len(self._tasks) >= FETCHES_MAX:
                 break
             block_id = block.block_id
-            if block_id in self._tasks or self._is_whole(block_id) or self._failed.get(block_id, 0.0) > now:
+            if block_id in self._tasks or self._is_whole(block_id) or block_id in self._later:
                 continue
             if block_id in self._known:
                 self._begin(block_id)
@@ -149,8 +161,7 @@ class Prefetch:
             outcome = await self._brought(block_id)
         except ForebayError as e:
             outcome = e.code
-            self._failed = {b: until for b, until in self._failed.items() if until > time.monotonic()}
-            self._failed[block_id] = time.monotonic() + 1.0
+            self._later[block_id] = time.monotonic() + AGAIN_S
             self._log.info("prefetch_failed", block_id=block_id, code=e.code, error=e.message)
         finally:
             self._ended.add(1, outcome)
@@ -162,7 +173,7 @@ class Prefetch:
         await self._store.make_ready(block_id)
         block = await self._filler.admit(asked, origin.source)
         if block is None:
-            await asyncio.sleep(LOOK_S / 4)  # room is being made; the block stays wanted
+            self._later[block_id] = time.monotonic() + ROOM_S  # room is being made; the block stays wanted
             return "no_room"
         filling = self._filler.get(block)
         if filling is None:
