@@ -49,7 +49,7 @@ async def order(ends: tuple[socket.socket, socket.socket], first: Op, *, spin_s:
         later.start()
 
     pipe = Pipe(lambda: reply_pipe(PAGE_BYTES))
-    device = Device(ours.detach(), handle, pipe, Buffer(8192), spin_s=spin_s)
+    device = Device(ours.detach(), handle, pipe, Buffer(8192), spin_s=spin_s, burst_s=PATIENT_S)
     theirs.send(message(first))
     device.start()
     try:

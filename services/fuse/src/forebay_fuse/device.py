@@ -46,14 +46,22 @@ Buffer = bytes | bytearray | memoryview
 class Device:
     """``/dev/fuse`` on an event loop. ``handle`` gets each request's bytes, good until it returns.
 
-    ``ended`` is set when the kernel has unmounted the file system. ``spin_s``: see `SPIN_S`.
+    ``ended`` is set when the kernel has unmounted the file system. ``spin_s``: see `SPIN_S`; ``burst_s``: see `BURST`.
     """
 
     def __init__(
-        self, fd: int, handle: Callable[[memoryview], None], pipe: Pipe, intake: Intake, *, spin_s: float = 0.0
+        self,
+        fd: int,
+        handle: Callable[[memoryview], None],
+        pipe: Pipe,
+        intake: Intake,
+        *,
+        spin_s: float = 0.0,
+        burst_s: float = BURST_S,
     ) -> None:
         self._fd = fd
         self._spin_s = spin_s
+        self._burst_s = burst_s
         self._pipe = pipe
         self._handle = handle
         self._intake = intake
@@ -95,7 +103,7 @@ class Device:
         self.ended.set()
 
     def _readable(self) -> None:
-        until_s, next_until_s = time.monotonic() + BURST_S, 0.0
+        until_s, next_until_s = time.monotonic() + self._burst_s, 0.0
         for _ in range(BURST):
             room = self._intake.room()
             if room is None:
