@@ -10,6 +10,9 @@ from pathlib import Path
 import orjson
 
 from forebay.contracts import (
+    Access,
+    AccessesReply,
+    AccessesRequest,
     AnnounceReply,
     AnnounceRequest,
     BatchItem,
@@ -187,6 +190,7 @@ PACKED = DirectoryPage(
         mount_path="/imagenet", directory="train", ufs_id="0" * 32, full_prefix="data/train", block_size=1 << 28
     ),
     leaves=(encode_leaf(Leaf(LEAF_VERSION, ["a.jpg"], [0o444], [7], [1_700_000_000_000_000_000], ["etag"])),),
+    accessed={"a.jpg": 1_700_000_100.5},
 )
 
 HINTED = HintedBlock(block_id=HEX, target=BlockTarget(mount_id="m1", key="a", size=1, fingerprint="f", index=0))
@@ -222,9 +226,17 @@ EXAMPLES: tuple[Record, ...] = (
     LAYOUT,
     FILE,
     LookupRequest(path="/imagenet/train/ä b.tfrecord"),
-    LookupReply(entry=FILE, mount_id="m1", synced_at_s=1_700_000_000.25, valid_s=30.0),
+    LookupReply(
+        entry=FILE, mount_id="m1", synced_at_s=1_700_000_000.25, valid_s=30.0, accessed_s=1_700_000_100.5
+    ),
     ListRequest(path="/imagenet", page_token="YQ", limit=100),
-    ListReply(entries=(FILE, FOLDER), mount_id="m1", next_page_token="YQ", synced_at_s=1_700_000_000.25, valid_s=None),
+    ListReply(
+        entries=(FILE, FOLDER), mount_id="m1", next_page_token="YQ", synced_at_s=1_700_000_000.25, valid_s=None,
+        accessed={"a": 1_700_000_100.5},
+    ),
+    Access(path="/imagenet/a", accessed_s=1_700_000_100.5),
+    AccessesRequest(accesses=(Access(path="/imagenet/a", accessed_s=1_700_000_100.5),)),
+    AccessesReply(kept=1),
     BlockTarget(mount_id="m1", key="train/ä b.tfrecord", size=134_217_728, fingerprint='"etag-1"', index=1),
     Touch(block_id=HEX, opens=2, read_bytes=134_217_728),
     TouchRequest(touches=(Touch(block_id=HEX, opens=1, read_bytes=0),)),

@@ -21,6 +21,7 @@ from forebay_fuse.splice import Piece
 from forebay_fuse.view import View
 
 BLOCK_SIZE = 8192
+ACCESSED_S = 1_700_000_000.5
 ROOT = Entry(name="", kind="dir", inode=2, mode=0o555, mtime_ns=0)
 
 
@@ -135,6 +136,7 @@ class FakeClient:
         self.readers: list[FakeReader] = []
         self.whole: set[str] = set()
         self.home_here, self.seals = False, True
+        self.accessed: dict[str, float] = {}
         self.read_error: Exception | None = None
         self.opened: list[FakeBlock] = []
         self.error: Exception | None = None
@@ -205,6 +207,14 @@ class FakeClient:
     def blocks_here(self, layout: Layout, limit: int) -> int:
         """All or none."""
         return block_count(layout.size, layout.block_size) if self.is_local else 0
+
+    def note_open(self, path: str) -> None:
+        """Now, by a clock of its own."""
+        self.accessed[path] = ACCESSED_S
+
+    def accessed_s(self, path: str) -> float | None:
+        """As it was told."""
+        return self.accessed.get(path)
 
     async def hint(self, files: Sequence[str], *, epoch: int = 0, seed: int = 0, rank: int = 0) -> int:
         """Remembers; of what is not there it says so."""

@@ -10,10 +10,10 @@ import pytest
 
 from forebay.errors import DeadlineExceeded, NotFound, Overloaded, StaleVersion
 from forebay.testing import run
-from forebay_fuse.protocol import layout
+from forebay_fuse.protocol import layout, replies
 from forebay_fuse.protocol.layout import Op
 from forebay_fuse.view import View
-from tests.unit.fuse.doubles import BLOCK_SIZE, FakeClient, Kernel, names_in
+from tests.unit.fuse.doubles import ACCESSED_S, BLOCK_SIZE, FakeClient, Kernel, names_in
 
 DATA = bytes(range(256)) * 100  # more than three blocks
 
@@ -379,5 +379,51 @@ def test_a_crowded_inode_table_asks_the_kernel_for_names_back_and_lists_without_
             entries = names_in(reply.body, plus=True)
             assert len(entries) == 42
             assert {node_id for _, _, node_id in entries} == {0}
+
+    run(main())
+
+
+ATTR_ENTRY_AT, ATTR_AT = layout.ENTRY.size, layout.ATTR_OUT.size
+
+
+def times_of(body: bytes, at: int) -> tuple[float, float]:
+    """Access and modification time of a ``struct fuse_attr``."""
+    found = layout.ATTR.unpack_from(body, at)
+    return found[3] + found[6] / 1e9, found[4] + found[7] / 1e9
+
+
+def test_an_open_changes_the_access_time_in_every_reply_and_the_kernel_forgets_the_one_before() -> None:
+    async def main() -> None:
+        async with Kernel(FakeClient({"a": DATA, "b": DATA}), View(update_access_time=True)) as kernel:
+            before = times_of((await kernel.ask(Op.LOOKUP, b"a\0")).body, ATTR_ENTRY_AT)
+            assert before[0] == before[1]
+            handle, node_id = await kernel.open("a"), 2
+            assert kernel.sink.notices == [replies.invalidate_attributes(node_id)]
+            after = (ACCESSED_S, before[1])
+            found = await kernel.ask(Op.LOOKUP, b"a\0")
+            assert times_of(found.body, ATTR_ENTRY_AT) == after
+            assert times_of((await kernel.ask(Op.GETATTR, bytes(16), node_id)).body, ATTR_AT) == after
+            directory = await kernel.opendir()
+            listed = (await kernel.reply(kernel.read(directory, 0, 4096, Op.READDIRPLUS))).body
+            entry = 0
+            shown = {}
+            for name, _, _ in names_in(listed, plus=True):
+                shown[name] = times_of(listed, entry + ATTR_ENTRY_AT)
+                entry += layout.ENTRY.size + layout.ATTR.size + (layout.DIRENT.size + len(name) + 7) // 8 * 8
+            assert (shown["a"], shown["b"]) == (after, before)
+            await kernel.release(handle)
+            await kernel.release(directory, Op.RELEASEDIR)
+
+    run(main())
+
+
+def test_without_the_switch_an_open_tells_nobody_and_changes_no_time() -> None:
+    async def main() -> None:
+        async with Kernel(FakeClient({"a": DATA})) as kernel:
+            handle = await kernel.open("a")
+            kernel.client.accessed["/a"] = ACCESSED_S
+            accessed, modified = times_of((await kernel.ask(Op.LOOKUP, b"a\0")).body, ATTR_ENTRY_AT)
+            assert (accessed, kernel.sink.notices) == (modified, [])
+            await kernel.release(handle)
 
     run(main())

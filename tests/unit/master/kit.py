@@ -14,6 +14,7 @@ from forebay.runtime import Supervisor
 from forebay.telemetry import Metrics
 from forebay.testing.ufs import MemoryUfs
 from forebay.ufs import PAGE_NAMES_MAX, AllowedRoots, Ufs, UfsEntry, UfsPage, UfsUri
+from forebay_master.access_times import AccessTimes
 from forebay_master.catalog import Catalog
 from forebay_master.changes import Feed
 from forebay_master.database import Database
@@ -28,6 +29,7 @@ from forebay_master.trees import Trees
 ROOT = "file:///memory"
 ALLOWED = (ROOT, "file:///other")
 PATIENT_S = 60.0
+ACCESSES_MAX = 80
 
 
 class ListedUfs(MemoryUfs):
@@ -96,6 +98,7 @@ class Kit:
     stores: dict[str, ListedUfs]
     feed: Feed
     trees: Trees
+    accesses: AccessTimes
     opened: list[ListedUfs] = field(default_factory=list)
 
     @property
@@ -186,10 +189,26 @@ async def kit(
             on_change=feed.tell_mounts,
         )
         await mounts.load()
-        catalog = Catalog(lambda: mounts.table, database, syncs, stats, meters, clock=clock, feed=feed)
-        trees = Trees(lambda: mounts.table, database, syncs, catalog, meters, clock=clock)
+        accesses = AccessTimes(lambda: mounts.table, database, clock=clock, rows_max=ACCESSES_MAX)
+        catalog = Catalog(
+            lambda: mounts.table, database, syncs, stats, meters, clock=clock, feed=feed, accesses=accesses
+        )
+        trees = Trees(lambda: mounts.table, database, syncs, catalog, meters, clock=clock, accesses=accesses)
         parts = Kit(
-            clock, database, sources, syncs, stats, mounts, catalog, metrics, supervisor, stores, feed, trees, opened
+            clock=clock,
+            database=database,
+            sources=sources,
+            syncs=syncs,
+            stats=stats,
+            mounts=mounts,
+            catalog=catalog,
+            metrics=metrics,
+            supervisor=supervisor,
+            stores=stores,
+            feed=feed,
+            trees=trees,
+            accesses=accesses,
+            opened=opened,
         )
         yield parts
         await parts.settled()

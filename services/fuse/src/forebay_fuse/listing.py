@@ -11,7 +11,7 @@ from forebay_fuse.answers import Answers
 from forebay_fuse.directories import OpenDir, Page, encode_name
 from forebay_fuse.errno_door import Refused
 from forebay_fuse.handles import HandleTable
-from forebay_fuse.inodes import InodeTable
+from forebay_fuse.inodes import InodeTable, child
 from forebay_fuse.names import Names
 from forebay_fuse.protocol import replies, requests
 from forebay_fuse.protocol.layout import Op
@@ -143,7 +143,11 @@ class Listing:
             kind = DIR_TYPE if entry.kind == "dir" else FILE_TYPE
             if links:
                 node_id = self._link(directory, entry, page, filling)
-                out.append(direntplus(node_id, view.attributes(entry), times[entry.kind], index, name, kind))
+                data = direntplus(node_id, view.attributes(entry), times[entry.kind], index, name, kind)
+                if view.update_access_time:
+                    path = child(directory.path, entry.name)
+                    data = self._names.accessed(data, replies.PLUS_ATTR_AT, path, entry)
+                out.append(data)
             else:
                 out.append(bare + dirent(entry.inode, index, name, kind))
         filling.left = left

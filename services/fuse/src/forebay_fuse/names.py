@@ -96,7 +96,10 @@ class Names:
         inode = self._inodes.look_up(directory, entry, reply.mount_id, good_until_s=until_s)
         node_id, view = inode.node_id, self._view
         times = view.times(entry.kind, valid_s)
-        if not self._answers.whole(replies.looked_up(unique, node_id, view.attributes(entry), times)):
+        data = replies.looked_up(unique, node_id, view.attributes(entry), times)
+        if view.update_access_time:
+            data = self.accessed(data, replies.LOOKED_ATTR_AT, inode.path, entry)
+        if not self._answers.whole(data):
             self._inodes.forget(node_id, 1)
 
     def _missing(self, unique: int, said: NotFound, *, is_outdated: bool = False) -> None:
@@ -140,12 +143,22 @@ class Names:
         left_s = None if inode.good_until_s is None else max(0.0, inode.good_until_s - time.monotonic())
         if (inode.node_id == ROOT_ID and left_s == 0.0) or inode.good_until_s == OUTDATED:
             return False
-        self._attributes(request.unique, inode.entry, left_s)
+        self._attributes(request.unique, inode, inode.entry, left_s)
         return True
 
-    def _attributes(self, unique: int, entry: Entry, left_s: float | None) -> None:
+    def _attributes(self, unique: int, inode: Inode, entry: Entry, left_s: float | None) -> None:
         view = self._view
-        self._answers.whole(replies.attributes_of(unique, view.attributes(entry), view.attr_s(entry, left_s)))
+        data = replies.attributes_of(unique, view.attributes(entry), view.attr_s(entry, left_s))
+        if view.update_access_time:
+            data = self.accessed(data, replies.TOLD_ATTR_AT, inode.path, entry)
+        self._answers.whole(data)
+
+    def accessed(self, data: bytes, attr_at: int, path: str, entry: Entry) -> bytes:
+        """``data``, whose ``struct fuse_attr`` at ``attr_at`` has the file's access time, if it was opened since it was
+        written."""
+        accessed_s = self._client.accessed_s(path) if entry.kind == "file" else None
+        accessed_ns = int(accessed_s * replies.NS) if accessed_s is not None else 0
+        return replies.with_atime(data, attr_at, accessed_ns) if accessed_ns > entry.mtime_ns else data
 
     async def refresh(self, request: Request) -> None:
         """GETATTR of a directory, from the master."""
@@ -158,7 +171,7 @@ class Names:
             self._client.forget(inode.path)
             until_s = OUTDATED
         inode.tell(reply.entry, reply.mount_id, until_s)
-        self._attributes(request.unique, reply.entry, reply.valid_s if until_s != OUTDATED else 0.0)
+        self._attributes(request.unique, inode, reply.entry, reply.valid_s if until_s != OUTDATED else 0.0)
 
     def forget(self, request: Request) -> None:
         """The kernel gives lookups back."""

@@ -143,6 +143,9 @@ class Opening:
         body = replies.open_out(handle, view.open_flags(state.mode), state.backing_id)
         if self._answers.ok(request.unique, body):
             self._opens.add(1, state.mode.value)
+            if view.update_access_time:
+                self._client.note_open(inode.path)
+                self._answers.notify(replies.invalidate_attributes(node_id))
         else:
             self.drop(handle)
 

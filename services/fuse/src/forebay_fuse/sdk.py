@@ -93,5 +93,11 @@ class Client(Protocol):
     def blocks_here(self, layout: Layout, limit: int) -> int:
         """How many of the first blocks lie whole in directories of this host."""
 
+    def note_open(self, path: str) -> None:
+        """A program opened the file at ``path``."""
+
+    def accessed_s(self, path: str) -> float | None:
+        """When a file was last opened (Unix time), as far as that is told."""
+
     def forget(self, path: str) -> None:
         """The next lookup of ``path`` asks a master."""

@@ -77,6 +77,9 @@ class FuseSettings(ServiceSettings):
     metadata_cache_s: float = Field(
         10.0, ge=0, description="seconds names are kept in the gateway; the kernel keeps them longer"
     )
+    update_access_time: bool = Field(
+        False, description="tell the masters, in batches, which files are opened, and show it as their access time"
+    )
     location_policy: LocationPolicy = Field(
         "deterministic-hash",
         description="whom to ask first: deterministic-hash (who may hold the block), local-first,"

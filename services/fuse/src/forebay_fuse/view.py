@@ -49,6 +49,7 @@ class View:
     small_file_s: float = 2.0
     splice: bool = True
     xattrs: bool = True
+    update_access_time: bool = False
     virtual: str = "hidden"
     hints: bool = True
     max_pages: int = 256

@@ -53,6 +53,7 @@ from forebay.transport import HttpClient, HttpServer
 from forebay.transport.app import ServiceInfo, make_app
 from forebay.ufs import AllowedRoots, Ufs, UfsUri, open_ufs
 from forebay_master import listings, records
+from forebay_master.access_times import AccessTimes
 from forebay_master.catalog import Catalog
 from forebay_master.changes import Feed
 from forebay_master.dashboard import DashboardRoutes
@@ -66,6 +67,7 @@ from forebay_master.loading import WorkerCalls
 from forebay_master.loads import Loads
 from forebay_master.mount_store import MountStore, SqliteMountStore
 from forebay_master.mounts import Mounts
+from forebay_master.namespace import MountTable
 from forebay_master.observe import Meters
 from forebay_master.overview import Overview
 from forebay_master.settings import (
@@ -206,12 +208,18 @@ class Master:
             on_gone=self.syncs.sweep_soon,
             on_change=self.feed.tell_mounts,
         )
-        self.catalog = Catalog(
-            lambda: self.mounts.table, self.database, self.syncs, self.stats, meters, clock=time.time, feed=self.feed
+
+        def table() -> MountTable:
+            return self.mounts.table
+
+        clock = time.time
+        self.accesses = accesses = AccessTimes(table, self.database, clock=clock)
+        self.catalog = catalog = Catalog(
+            table, self.database, self.syncs, self.stats, meters, clock=clock, feed=self.feed, accesses=accesses
         )
-        self.trees = Trees(lambda: self.mounts.table, self.database, self.syncs, self.catalog, meters, clock=time.time)
+        self.trees = Trees(table, self.database, self.syncs, catalog, meters, clock=clock, accesses=accesses)
         self.tickets = TicketOffice(
-            lambda: self.mounts.table,
+            table,
             self.sources,
             self.prepared.ring,
             meters,
@@ -295,7 +303,9 @@ class Master:
             cluster_id=self.settings.cluster_id,
         )
         DashboardRoutes(self.overview).add_to(app)
-        MasterRoutes(self.catalog, self.mounts, self.trees, self.tickets, self.feed, lambda: self._is_open).add_to(app)
+        MasterRoutes(
+            self.catalog, self.mounts, self.trees, self.tickets, self.feed, self.accesses, lambda: self._is_open
+        ).add_to(app)
         LoadRoutes(self.loads, lambda: self._is_open).add_to(app)
         if self.hub is not None:
             add_registry_routes(app, self.hub, keys=prepared.ring)
@@ -352,6 +362,7 @@ class Master:
         await self.database.write(listings.bury_unfinished)
         await self.mounts.load()
         await self.syncs.load()
+        await self.accesses.load()
         if self.hub is not None:
             await self.hub.open()
         await self.server.start(settings.host, settings.port, uds=settings.uds)

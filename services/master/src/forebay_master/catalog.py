@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 
-from forebay.contracts import Change, ListRequest, LookupReply, Mount, SyncReply, SyncRequest, encode
+import msgspec
+
+from forebay.contracts import Change, ListReply, ListRequest, LookupReply, Mount, SyncReply, SyncRequest, encode
 from forebay.errors import InvalidRequest, NotFound, Overloaded
 from forebay_master import freshness, listings
+from forebay_master.access_times import AccessTimes
 from forebay_master.changes import Feed
 from forebay_master.database import Database
 from forebay_master.entries import DIRECTORY, Origin, given_directory
@@ -54,6 +57,7 @@ class Catalog:
         *,
         clock: Callable[[], float],
         feed: Feed,
+        accesses: AccessTimes,
     ) -> None:
         self._table = table
         self._feed = feed
@@ -62,6 +66,7 @@ class Catalog:
         self._stats = stats
         self._meters = meters
         self._clock = clock
+        self._accesses = accesses
 
     async def lookup(self, path: str) -> LookupReply:
         """Attributes and layout of a path.
@@ -112,6 +117,7 @@ class Catalog:
                     mount_id=mount.mount_id,
                     synced_at_s=known.synced_at_s,
                     valid_s=freshness.valid_s(known.synced_at_s, max_age_s, now_s),
+                    accessed_s=self._accesses.one(db, mount, directory, name),
                 )
         self._meters.lookups.add(len(found), "store")
         return found
@@ -197,6 +203,7 @@ class Catalog:
             mount_id=mount.mount_id,
             synced_at_s=known.synced_at_s,
             valid_s=freshness.valid_s(known.synced_at_s, max_age_s, now_s),
+            accessed_s=await self._accesses.of(mount, directory, name),
         )
 
     async def _know(self, mount: Mount, directory: str, name: str, since_s: float) -> tuple[Known, str]:
@@ -256,7 +263,15 @@ class Catalog:
         if rows is None:
             return None
         reply = build_page(asked, rows, synced_at_s=sight.synced_at_s, now_s=self._clock(), before=sight.before)
-        return _Page(encode(reply), len(reply.entries))
+        return _Page(encode(self.accessed(db, asked, reply)), len(reply.entries))
+
+    def accessed(self, db: sqlite3.Connection, asked: PageRequest, reply: ListReply) -> ListReply:
+        """The page with when its files were opened. On a database thread."""
+        if not self._accesses.rows or asked.place.mount is None or not reply.entries:
+            return reply
+        mount, directory, last = asked.place.mount, asked.place.key, reply.entries[-1].name
+        found = self._accesses.among(db, mount, directory, after=asked.after, through=last)
+        return msgspec.structs.replace(reply, accessed=found) if found else reply
 
     def _read_page(self, db: sqlite3.Connection, asked: PageRequest, mount: Mount, since_s: float) -> _Page | None:
         """On a database thread: the page if the listing there is good enough."""
@@ -267,7 +282,7 @@ class Catalog:
         if known is None or not freshness.is_good(known.synced_at_s, since_s, now_s):
             return None
         reply = build_page(asked, known.rows, synced_at_s=known.synced_at_s, now_s=now_s)
-        page = _Page(encode(reply), len(reply.entries))
+        page = _Page(encode(self.accessed(db, asked, reply)), len(reply.entries))
         self._meters.page_seconds.observe(perf_counter() - begun_s)
         return page
 

@@ -20,7 +20,7 @@ from threading import local
 from typing import TypeVar
 
 from forebay.errors import ConfigError, ForebayError, InternalError, NotReady, Overloaded
-from forebay_master import failures
+from forebay_master import accesses, failures
 
 SCHEMA_VERSION = 2
 APPLICATION_ID = 0x46424D53  # "FBMS"
@@ -243,7 +243,8 @@ def _create(path: Path) -> None:
             connection.executescript(_FROM_1)
         elif version != SCHEMA_VERSION:
             raise ConfigError("state_dir", f"{path} has schema version {version}, this master knows {SCHEMA_VERSION}")
-        connection.execute(failures.SCHEMA)  # earlier files of this version do without
+        for schema in (failures.SCHEMA, accesses.SCHEMA):  # earlier files of this version do without
+            connection.execute(schema)
 
 
 @contextmanager

@@ -12,6 +12,8 @@ import msgspec
 from aiohttp import web
 
 from forebay.contracts import (
+    AccessesReply,
+    AccessesRequest,
     BatchReply,
     BatchRequest,
     ChangesReply,
@@ -30,12 +32,13 @@ from forebay.contracts import (
     TreeRequest,
     encode,
 )
-from forebay.contracts.names import CHANGES_PATH, SYNC_PATH
+from forebay.contracts.names import ACCESSES_PATH, CHANGES_PATH, SYNC_PATH
 from forebay.contracts.tree import BATCH_PATH, TREE_PATH
 from forebay.discovery.routes import parse_wait
 from forebay.errors import InvalidRequest, NotReady
 from forebay.transport.app import read_json, read_record, record_response, require_admin, require_role
 from forebay.transport.openapi import WAITING, operation
+from forebay_master.access_times import AccessTimes
 from forebay_master.catalog import Catalog
 from forebay_master.changes import Feed
 from forebay_master.mounts import Mounts
@@ -60,6 +63,7 @@ class MasterRoutes:
     trees: Trees
     tickets: TicketOffice
     feed: Feed
+    accesses: AccessTimes
     is_open: Callable[[], bool]
 
     def add_to(self, app: web.Application) -> None:
@@ -69,6 +73,7 @@ class MasterRoutes:
         app.router.add_get("/v1/dirs/{path:.*}", self.directory)
         app.router.add_post(TREE_PATH, self.tree)
         app.router.add_post(BATCH_PATH, self.batch)
+        app.router.add_post(ACCESSES_PATH, self.accessed)
         app.router.add_get("/v1/mounts/{mount_id}/manifest", self.manifest)
         app.router.add_post(SYNC_PATH, self.sync)
         app.router.add_get(CHANGES_PATH, self.changes)
@@ -114,6 +119,13 @@ class MasterRoutes:
         self._check_open()
         reply = await self.trees.batch(asked)
         return await _bulk(request, await asyncio.to_thread(encode, reply))
+
+    @operation(takes=AccessesRequest, gives=AccessesReply)
+    async def accessed(self, request: web.Request) -> web.Response:
+        """When files were opened, from readers with ``update_access_time``; lookups and listings tell it."""
+        asked = await read_record(request, AccessesRequest)
+        self._check_open()
+        return record_response(AccessesReply(kept=await self.accesses.tell(asked)))
 
     @operation(gives=TreeReply, media="application/x-ndjson", query={"page_token": "where to go on"})
     async def manifest(self, request: web.Request) -> web.StreamResponse:

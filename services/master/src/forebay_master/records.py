@@ -14,7 +14,7 @@ import msgspec
 
 from forebay.contracts import ClusterMap, Mount, Record, decode_stored, encode
 from forebay.errors import InternalError, InvalidRequest
-from forebay_master import failures, listings
+from forebay_master import accesses, failures, listings
 
 MountOrigin = Literal["settings", "api"]
 """Whether a mount was given at start or by a call. The former go when the settings no longer have them."""
@@ -100,9 +100,10 @@ def save_map(db: sqlite3.Connection, cluster_map: ClusterMap) -> None:
 
 
 def _forget(db: sqlite3.Connection, mount_id: str) -> None:
-    """What was listed of a mount, and what failed."""
+    """What was listed of a mount, what failed, and when its files were opened."""
     listings.bury_mount(db, mount_id)
     failures.drop_mount(db, mount_id)
+    accesses.drop_mount(db, mount_id)
 
 
 def _revision(db: sqlite3.Connection) -> int:

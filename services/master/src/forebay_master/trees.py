@@ -30,6 +30,7 @@ from forebay.contracts import (
 from forebay.contracts.tree import BATCH_MAX
 from forebay.errors import ForebayError, InvalidRequest, NotFound, Overloaded, TooLarge
 from forebay_master import freshness, listings
+from forebay_master.access_times import AccessTimes
 from forebay_master.catalog import Catalog, batched
 from forebay_master.database import Database
 from forebay_master.entries import Origin
@@ -86,8 +87,10 @@ class Trees:
         meters: Meters,
         *,
         clock: Callable[[], float],
+        accesses: AccessTimes,
     ) -> None:
         self._table = table
+        self._accesses = accesses
         self._database = database
         self._syncs = syncs
         self._catalog = catalog
@@ -243,12 +246,15 @@ class Trees:
         name = DirectoryName.of(mount, spot.directory)
         if filling.packed and not place.below:
             held = listings.packed(db, name, asked.after, asked.limit)
-            is_good = held is not None and freshness.is_good(held[0], since_s, now_s)
-            return packed_part(asked, mount, *held, now_s=now_s) if held is not None and is_good else None
+            if held is None or not freshness.is_good(held[0], since_s, now_s):
+                return None
+            accessed = self._accesses.among(db, mount, spot.directory, after=asked.after, through=held[1].last)
+            return packed_part(asked, mount, *held, now_s=now_s, accessed=accessed)
         known = listings.page(db, name, asked.after, asked.rows_wanted)
         if known is None or not freshness.is_good(known.synced_at_s, since_s, now_s):
             return None
-        return listed_part(asked, build_page(asked, known.rows, synced_at_s=known.synced_at_s, now_s=now_s))
+        reply = build_page(asked, known.rows, synced_at_s=known.synced_at_s, now_s=now_s)
+        return listed_part(asked, self._catalog.accessed(db, asked, reply))
 
     def _ahead(self, db: sqlite3.Connection, filling: _Filling, directory: str) -> tuple[str, ...]:
         """Which of the directory and those after it, as far as they are known, have no good listing."""
@@ -284,11 +290,14 @@ def listed_part(asked: PageRequest, reply: ListReply) -> _Part:
         valid_s=reply.valid_s,
         is_first=asked.cursor is None,
         is_last=reply.next_page_token is None,
+        accessed=reply.accessed,
     )
     return _Part(page, len(reply.entries), reply.entries[-1].name if reply.entries else "")
 
 
-def packed_part(asked: PageRequest, mount: Mount, synced_at_s: float, names: Packed, *, now_s: float) -> _Part:
+def packed_part(
+    asked: PageRequest, mount: Mount, synced_at_s: float, names: Packed, *, now_s: float, accessed: dict[str, float]
+) -> _Part:
     """A directory's names as leaves."""
     page = DirectoryPage(
         path=asked.place.path,
@@ -300,6 +309,7 @@ def packed_part(asked: PageRequest, mount: Mount, synced_at_s: float, names: Pac
         is_last=not names.more,
         shared=Origin.of(mount, asked.place.key).shared,
         leaves=names.leaves,
+        accessed=accessed,
     )
     return _Part(page, names.count, names.last)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from forebay.contracts import decode, encode
+from forebay.contracts import decode_stored, encode
 from forebay.contracts.loads import LoadStatus
 from forebay.discovery import Ledger, Table
 from forebay.discovery.terms import RECORD_BYTES_MAX
@@ -83,7 +83,7 @@ def parse(table: Table) -> list[LoadStatus]:
     found = []
     for key, data in table.records.items():
         try:
-            found += [decode(LoadStatus, data)] if key != TERM else []
+            found += [decode_stored(LoadStatus, data)] if key != TERM else []
         except InvalidRequest as e:
             LOG.error("load_not_read", load_id=key, reason=e.message)
     return found

@@ -13,6 +13,7 @@ from dataclasses import replace
 from types import TracebackType
 from urllib.parse import urlsplit
 
+from forebay.client.accesses import AccessTimes
 from forebay.client.blocks import BlockSource, FileVersion
 from forebay.client.hinting import Hinting
 from forebay.client.local import LocalBlock, LocalDirs
@@ -84,7 +85,10 @@ class Client:
         )
         self._members = Members()
         self._masters = Masters(self._http, self._master_addresses)
-        self._names = Names(self._masters, options, telemetry.metrics)
+        self._accesses = (
+            AccessTimes(self._http, self._master_addresses, telemetry.metrics) if options.update_access_time else None
+        )
+        self._names = Names(self._masters, options, telemetry.metrics, self._accesses)
         self._sockets = LocalSockets(options.short_circuit_dirs if options.short_circuit == "uds" else ())
         self._local = LocalDirs(
             options.short_circuit_dirs if options.short_circuit == "file" else (),
@@ -158,6 +162,8 @@ class Client:
         try:
             self._reports.gather(still_open=False)
             await self._reports.send()
+            if self._accesses is not None:
+                await self._accesses.send()
         finally:
             await self._tasks.close()
             await self._registry.close()
@@ -248,7 +254,19 @@ class Client:
         layout, mount_id = found.entry.layout, found.mount_id
         if layout is None or mount_id is None:
             raise InvalidRequest(f"is a directory: {path}", path=path)
+        self.note_open(path)
         return self.open_layout(mount_id, layout, path)
+
+    def note_open(self, path: str) -> None:
+        """A program opened the file at ``path`` (as `normal` gives it) past `open`: its access time, where those are
+        told (``update_access_time``)."""
+        if self._accesses is not None:
+            self._accesses.opened(path, time.time())
+
+    def accessed_s(self, path: str) -> float | None:
+        """When a file was last opened (Unix time), here or as masters said; ``None`` where that is not known, or not
+        told."""
+        return self._accesses.of(path) if self._accesses is not None else None
 
     def open_layout(self, mount_id: str, layout: Layout, path: str) -> Reader:
         """A reader of the version that ``layout`` names, without a call. ``path`` serves to get a ticket."""
@@ -332,6 +350,8 @@ class Client:
         while True:
             await asyncio.sleep(self.options.touch_interval_s)
             await self._reports.turn()
+            if self._accesses is not None:
+                await self._accesses.turn()
             self._names.sweep()
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import PurePosixPath
 
 import msgspec
 
+from forebay.client.accesses import AccessTimes
 from forebay.client.masters import ATTEMPT_S, Masters
 from forebay.client.metadata import MetadataCache
 from forebay.client.options import ClientOptions
@@ -51,8 +52,11 @@ SYNC_DEADLINE_S = 900.0
 class Names:
     """Lookups and listings by absolute path. For one event loop; what the calls promise stands at `Client`."""
 
-    def __init__(self, masters: Masters, options: ClientOptions, metrics: Metrics) -> None:
+    def __init__(
+        self, masters: Masters, options: ClientOptions, metrics: Metrics, accesses: AccessTimes | None = None
+    ) -> None:
         self._masters = masters
+        self._accesses = accesses
         self._options = options
         entries_max = options.metadata_cache_entries if options.metadata_cache else 0
         self._cache = MetadataCache(
@@ -118,6 +122,7 @@ class Names:
         except NotFound as e:
             self._cache.put_missing(path, e, time.monotonic(), synced_at_s=asked_at_s)
             raise
+        self._heard_of(path, reply)
         return self._cache.put(path, reply, time.monotonic())
 
     async def list_page(self, path: str, page_token: str | None = None, limit: int = 10_000) -> ListReply:
@@ -135,6 +140,7 @@ class Names:
         request = ListRequest(path=path, page_token=page_token, limit=limit)
         reply = await self._masters.call("/v1/list", request, ListReply, deadline=self._deadline())
         now_s = time.monotonic()
+        self._heard(path, reply.accessed)
         self._cache.put_page(path, reply, now_s)
         self._pages.put(path, page_token, limit, reply, now_s)
         return reply
@@ -166,6 +172,7 @@ class Names:
         now_s = time.monotonic()
         for page in reply.directories:
             listed = as_reply(page)
+            self._heard(page.path, page.accessed)
             self._cache.put_page(page.path, listed, now_s)
             if page.is_first and page.is_last and len(page.entries) <= limit:
                 self._pages.put(page.path, None, limit, listed, now_s)
@@ -190,8 +197,17 @@ class Names:
         now_s = time.monotonic()
         for path, item in zip(request.paths, reply.items, strict=True):
             if item.reply is not None:
+                self._heard_of(path, item.reply)
                 self._cache.put(path, item.reply, now_s)
         return reply.items
+
+    def _heard_of(self, path: str, reply: LookupReply) -> None:
+        if reply.accessed_s is not None:
+            self._heard(parent_of(path), {reply.entry.name: reply.accessed_s})
+
+    def _heard(self, directory: str, accessed: Mapping[str, float]) -> None:
+        if self._accesses is not None:
+            self._accesses.heard(directory, accessed)
 
     async def list(self, path: str) -> AsyncIterator[Entry]:
         """All entries of a directory, in byte order of names."""

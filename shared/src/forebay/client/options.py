@@ -29,7 +29,8 @@ class ClientOptions:
     second request when the first is late. ``short_circuit_dirs`` are directories of workers on this host (paths from
     registrations are never used): with ``file`` the tier directories, whose block files are opened in place, past the
     tickets; with ``uds`` those of their Unix sockets (by default the first tier directory), for the same requests as
-    over the network; with ``off`` they are not looked at.
+    over the network; with ``off`` they are not looked at. ``update_access_time``: masters are told, in batches, which
+    files are opened (each costs a write there), and tell it in lookups and listings.
     """
 
     registry: str
@@ -57,6 +58,7 @@ class ClientOptions:
     connect_timeout_s: float = 2.0
     data_connections: int = 1
     touch_interval_s: float = 1.0
+    update_access_time: bool = False
     tls_ca: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None

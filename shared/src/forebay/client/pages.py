@@ -117,4 +117,5 @@ def as_reply(page: DirectoryPage) -> ListReply:
         next_page_token=None,
         synced_at_s=page.synced_at_s,
         valid_s=page.valid_s,
+        accessed=page.accessed,
     )

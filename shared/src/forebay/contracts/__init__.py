@@ -11,7 +11,16 @@ from forebay.contracts.loads import (
     LoadStatus,
     MissingBlock,
 )
-from forebay.contracts.names import Change, ChangeKind, ChangesReply, SyncReply, SyncRequest
+from forebay.contracts.names import (
+    Access,
+    AccessesReply,
+    AccessesRequest,
+    Change,
+    ChangeKind,
+    ChangesReply,
+    SyncReply,
+    SyncRequest,
+)
 from forebay.contracts.records import (
     AnnounceReply,
     AnnounceRequest,
@@ -59,6 +68,9 @@ from forebay.contracts.tree import BatchItem, BatchReply, BatchRequest, Director
 
 __all__ = [
     "WIRE_VERSION",
+    "Access",
+    "AccessesReply",
+    "AccessesRequest",
     "AnnounceReply",
     "AnnounceRequest",
     "BatchItem",

@@ -11,6 +11,8 @@ from forebay.contracts.records import Count, PathText, ShortText
 
 CHANGES_PATH = "/v1/changes"
 SYNC_PATH = "/v1/sync"
+ACCESSES_PATH = "/v1/files:accessed"
+ACCESSES_MAX = 1000
 
 ChangeKind = Literal["changed", "removed", "added", "dir"]
 
@@ -51,3 +53,22 @@ class SyncReply(Record, frozen=True):
     directories: Count
     changes: Count
     synced_at_s: float
+
+
+class Access(Record, frozen=True):
+    """The last time that a file was opened for reading (Unix time)."""
+
+    path: PathText
+    accessed_s: Annotated[float, Meta(ge=0)]
+
+
+class AccessesRequest(Record, frozen=True):
+    """What was opened since the last report: one entry for a file, however often that was."""
+
+    accesses: Annotated[tuple[Access, ...], Meta(max_length=ACCESSES_MAX)]
+
+
+class AccessesReply(Record, frozen=True):
+    """``kept``: how many of them lie below a mount."""
+
+    kept: Count

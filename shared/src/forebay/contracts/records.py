@@ -233,12 +233,14 @@ class LookupRequest(Record, frozen=True):
 
 
 class LookupReply(Record, frozen=True):
-    """``valid_s``: how long the answer may be kept (``None``: for ever). ``synced_at_s``: when the UFS said so."""
+    """``valid_s``: how long the answer may be kept (``None``: for ever). ``synced_at_s``: when the UFS said so.
+    ``accessed_s``: when the file was last opened, as far as readers with ``update_access_time`` told."""
 
     entry: Entry
     mount_id: str | None
     synced_at_s: float
     valid_s: float | None
+    accessed_s: float | None = None
 
 
 class ListRequest(Record, frozen=True):
@@ -250,13 +252,15 @@ class ListRequest(Record, frozen=True):
 
 
 class ListReply(Record, frozen=True):
-    """A page of entries with attributes and layouts; ``next_page_token`` is ``None`` at the end."""
+    """A page of entries with attributes and layouts; ``next_page_token`` is ``None`` at the end. ``accessed``: when
+    files among them were last opened, as far as that was told."""
 
     entries: tuple[Entry, ...]
     mount_id: str | None
     next_page_token: str | None
     synced_at_s: float
     valid_s: float | None
+    accessed: dict[str, float] = field(default_factory=dict)
 
 
 # -- blocks

@@ -50,6 +50,7 @@ class DirectoryPage(Record, frozen=True):
     is_last: bool
     shared: Shared | None = None
     leaves: tuple[bytes, ...] = ()
+    accessed: dict[str, float] = msgspec.field(default_factory=dict)
 
 
 class TreeReply(Record, frozen=True):

@@ -16,6 +16,8 @@ from typing import Literal
 from aiohttp import web
 
 from forebay.contracts import (
+    AccessesReply,
+    AccessesRequest,
     AnnounceRequest,
     Entry,
     Layout,
@@ -47,6 +49,7 @@ from forebay.contracts.blocks import (
     parse_block_query,
     parse_range,
 )
+from forebay.contracts.names import ACCESSES_PATH
 from forebay.contracts.tickets import KeyRing, TicketClaims, sign, verify
 from forebay.discovery import EmbeddedHub, add_registry_routes
 from forebay.errors import NotCached, NotFound, Overloaded, StaleVersion, UfsUnavailable
@@ -102,6 +105,7 @@ class FakeMaster:
     valid_s: float | None = None
     fault: Fault = "none"
     calls: dict[str, int] = field(default_factory=dict)
+    accessed: dict[str, float] = field(default_factory=dict)
     synced_at_s: float = 1000.0
 
     def __post_init__(self) -> None:
@@ -114,7 +118,14 @@ class FakeMaster:
         app.router.add_post("/v1/lookup", self._lookup)
         app.router.add_post("/v1/list", self._list)
         app.router.add_post("/v1/tickets", self._ticket)
+        app.router.add_post(ACCESSES_PATH, self._accessed)
         return app
+
+    async def _accessed(self, request: web.Request) -> web.Response:
+        self._count("accessed")
+        asked = await read_record(request, AccessesRequest)
+        self.accessed |= {told.path: told.accessed_s for told in asked.accesses}
+        return record_response(AccessesReply(kept=len(asked.accesses)))
 
     def _count(self, name: str) -> None:
         self.calls[name] = self.calls.get(name, 0) + 1
@@ -133,7 +144,13 @@ class FakeMaster:
             else Entry(name="", kind="dir", inode=2, mode=0o555, mtime_ns=1)
         )
         return record_response(
-            LookupReply(entry=entry, mount_id=MOUNT_ID, synced_at_s=self.synced_at_s, valid_s=self.valid_s)
+            LookupReply(
+                entry=entry,
+                mount_id=MOUNT_ID,
+                synced_at_s=self.synced_at_s,
+                valid_s=self.valid_s,
+                accessed_s=self.accessed.get(asked.path),
+            )
         )
 
     async def _list(self, request: web.Request) -> web.Response:

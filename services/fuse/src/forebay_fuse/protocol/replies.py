@@ -8,6 +8,13 @@ from forebay_fuse.protocol import layout as l  # one letter, for it stands on ev
 
 NS = 1_000_000_000
 ENTRY_BYTES = l.ENTRY_OUT.size
+PLUS_ATTR_AT = l.ENTRY.size
+LOOKED_ATTR_AT, TOLD_ATTR_AT = l.OUT_HEADER.size + l.ENTRY.size, l.OUT_HEADER.size + l.ATTR_OUT.size
+"""Where ``struct fuse_attr`` begins in what `direntplus`, `looked_up` and `attributes_of` make."""
+
+ATIME_AT, ATIME_NS_AT = 24, 48
+"""Where it has the time of the last access: seconds in 8 bytes, nanoseconds in 4."""
+
 _entry = l.ENTRY_OUT.pack
 _plus = l.DIRENTPLUS.pack
 _out, _OUT_SIZE = l.OUT_HEADER.pack, l.OUT_HEADER.size
@@ -110,6 +117,16 @@ def attributes_of(unique: int, a: Attributes, attr_s: float) -> bytes:
         _TOLD_BYTES, 0, unique, at, an, 0,
         number, size, (size + 511) >> 9, s, s, s, ns, ns, ns, mode, 1, uid, gid, 0, 4096, 0,
     )  # fmt: skip
+
+
+def with_atime(body: bytes, attr_at: int, atime_ns: int) -> bytes:
+    """A reply with another time of the last access in its ``struct fuse_attr``, which begins at ``attr_at``."""
+    s, ns = divmod(atime_ns, NS)
+    seconds, nanoseconds = attr_at + ATIME_AT, attr_at + ATIME_NS_AT
+    changed = bytearray(body)
+    changed[seconds : seconds + 8] = s.to_bytes(8, "little")
+    changed[nanoseconds : nanoseconds + 4] = ns.to_bytes(4, "little")
+    return bytes(changed)
 
 
 def negative(entry_s: float) -> bytes:

@@ -204,7 +204,7 @@ def _reads(eye: MountEye, path: Path) -> list[Finding]:
         judges.kernel_cache(settings, second),
         judges.direct_io(settings, second),
         judges.passthrough(settings, found, first, version, os.geteuid()),
-        judges.access_time(before_ns, after_ns, first),
+        judges.access_time(settings, before_ns, after_ns),
     ]
 
 
