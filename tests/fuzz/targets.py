@@ -8,27 +8,34 @@ of ours, and the session lives on.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
+import os
 from collections.abc import Callable, Iterator
 
 from forebay_fuse.protocol import layout, requests
 from forebay_fuse.protocol.layout import Op
 from forebay_fuse.protocol.requests import ProtocolError
+from forebay_fuse.view import BASE
 from tests.unit.fuse.doubles import FakeClient, Kernel
 
 FILES = {"a": b"data" * 5000, "b": b"", "ü": bytes(range(256))}
 REQUESTS_MAX = 40
 BODY_MAX = 200
-READERS: tuple[Callable[[requests.Request], object], ...] = (
-    requests.name_in,
-    requests.read_in,
-    requests.open_flags,
-    requests.release_handle,
-    requests.forgets,
-    requests.access_mask,
-    requests.interrupted,
-    requests.init_in,
-)
+NODES = (*range(6), *range(BASE, BASE + 8))
+"""What a script may name: the root, what it was told of, numbers of nothing, and ``.forebay`` with its texts."""
+
+HINTS = NODES.index(BASE + 3)
+"""The text that is written, behind ``stats`` and ``trace``."""
+
+
+def readers() -> tuple[Callable[[requests.Request], object], ...]:
+    """Every function that reads a request's body."""
+    found = inspect.getmembers(requests, inspect.isfunction)
+    return tuple(f for name, f in found if name[0] != "_" and next(iter(inspect.signature(f).parameters)) == "request")
+
+
+READERS = readers()
 
 
 def protocol(data: bytes) -> None:
@@ -46,13 +53,13 @@ def protocol(data: bytes) -> None:
 
 
 def pieces(data: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """(operation, node id, body) of each request of a script: a byte each for the operation, the node, the length."""
+    """(operation, node id, body) of each request of a script: a byte each for operation, which of `NODES`, length."""
     at = 0
     for _ in range(REQUESTS_MAX):
         if at + 3 > len(data):
             return
         operation, node, length = data[at : at + 3]
-        yield operation, node % 6, data[at + 3 : at + 3 + min(length, BODY_MAX)]
+        yield operation, NODES[node % len(NODES)], data[at + 3 : at + 3 + min(length, BODY_MAX)]
         at += 3 + min(length, BODY_MAX)
 
 
@@ -120,10 +127,20 @@ def seeds() -> dict[str, list[bytes]]:
         Op.ACCESS: layout.ACCESS_IN.pack(4, 0), Op.INTERRUPT: layout.INTERRUPT_IN.pack(2),
         Op.INIT: layout.INIT_IN.pack(7, 45, 1 << 17, (1 << 32) - 1) + layout.INIT_FLAGS2.pack(0xFF) + bytes(44),
         Op.BATCH_FORGET: layout.BATCH_FORGET_IN.pack(1, 0) + layout.FORGET_ONE.pack(2, 1),
+        Op.GETXATTR: layout.XATTR_IN.pack(64, 0) + b"user.forebay.cached\0", Op.LISTXATTR: layout.XATTR_IN.pack(64, 0),
+        Op.WRITE: layout.WRITE_IN.pack(1, 0, 3, 0, 0, 0, 0) + b"/a\n",
+        Op.SETATTR: layout.SETATTR_VALID.pack(8, 0) + bytes(80), Op.FLUSH: layout.FLUSH_IN.pack(1, 0, 0, 0),
     }  # fmt: skip
     header = layout.IN_HEADER
     single = [header.pack(header.size + len(b), op, 2, 1, 0, 0, 0, 0, 0) + b for op, b in bodies.items()]
     life = [(int(op), 1, bodies[op]) for op in (Op.INIT, Op.LOOKUP, Op.OPENDIR, Op.READDIRPLUS)]
-    file = [(int(op), 2, bodies[op]) for op in (Op.GETATTR, Op.OPEN, Op.READ, Op.RELEASE, Op.FORGET)]
+    file = [(int(op), 2, bodies[op]) for op in (Op.GETATTR, Op.GETXATTR, Op.OPEN, Op.READ, Op.RELEASE, Op.FORGET)]
+    texts = [(int(op), node, bodies[op]) for node in range(6, len(NODES)) for op in (Op.GETATTR, Op.OPEN, Op.READ)]
+    written = (Op.SETATTR, Op.WRITE, Op.FLUSH, Op.RELEASE)
+    order = [
+        (int(Op.OPEN), HINTS, layout.OPEN_IN.pack(os.O_WRONLY, 0)),
+        *((int(op), HINTS, bodies[op]) for op in written),
+    ]
     lives = [bytes((local,)) + script(*life, *file, (int(Op.DESTROY), 1, b"")) for local in (0, 1)]
+    lives.append(bytes(1) + script(*life, (int(Op.LOOKUP), 1, b".forebay\0"), *order, *texts))
     return {"protocol": single, "session": lives}

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from forebay.testing import run
 from forebay_fuse.protocol import layout
 from forebay_fuse.protocol.layout import Op
+from tests.fuzz.targets import NODES
 from tests.unit.fuse.doubles import FakeClient, Kernel
 
 FILES = {"a": b"data" * 5000, "b": b""}
@@ -18,8 +19,12 @@ BODY = st.one_of(
               *(st.just(0),) * 4),
     st.builds(layout.RELEASE_IN.pack, st.integers(0, 3), *(st.just(0),) * 3),
     st.builds(layout.FORGET_IN.pack, st.integers(0, 3)),
+    st.builds(layout.WRITE_IN.pack, st.integers(0, 3), st.just(0), st.integers(0, 3), *(st.just(0),) * 4).map(
+        lambda head: head + b"/a"
+    ),
+    st.binary(max_size=9).map(lambda name: layout.XATTR_IN.pack(64, 0) + name + b"\0"),
 )  # fmt: skip
-REQUEST = st.tuples(st.sampled_from([*map(int, Op), 0, 77]), BODY, st.integers(0, 4))
+REQUEST = st.tuples(st.sampled_from([*map(int, Op), 0, 77]), BODY, st.sampled_from(NODES))
 
 
 @given(st.lists(REQUEST, max_size=30), st.booleans())

@@ -11,16 +11,7 @@ from forebay_fuse.protocol import layout, replies, requests
 from forebay_fuse.protocol.layout import Op
 from forebay_fuse.protocol.replies import Attributes
 from forebay_fuse.protocol.requests import ProtocolError
-
-READERS = (
-    requests.name_in,
-    requests.read_in,
-    requests.open_flags,
-    requests.release_handle,
-    requests.forgets,
-    requests.access_mask,
-    requests.init_in,
-)
+from tests.fuzz.targets import READERS
 
 
 def message(opcode: int, body: bytes, *, unique: int = 9, node_id: int = 1) -> memoryview:

@@ -64,6 +64,23 @@ def test_an_order_is_told_when_it_is_closed_and_once() -> None:
     run(main())
 
 
+def test_an_order_whose_handle_is_released_before_it_was_told_is_told_all_the_same() -> None:
+    async def main() -> None:
+        async with Kernel(FakeClient({"a": b""})) as kernel:
+            node_id = await node_of(kernel, "hints")
+            handle = await opened(kernel, node_id)
+            await kernel.ask(Op.WRITE, write(handle, 0, b"a\n"), node_id)
+
+            flush = kernel.send(Op.FLUSH, layout.FLUSH_IN.pack(handle, 0, 0, 0), node_id)
+            kernel.send(Op.RELEASE, layout.RELEASE_IN.pack(handle, 0, 0, 0), node_id)
+
+            assert (await kernel.reply(flush)).errno == 0
+            assert kernel.client.hinted == [(("/a",), 0, 0, 0)]
+            assert len(kernel.gateway.virtual) == 0
+
+    run(main())
+
+
 def test_close_fails_with_what_is_wrong_and_the_text_says_it() -> None:
     async def main() -> None:
         async with Kernel(FakeClient({"a": b""})) as kernel:

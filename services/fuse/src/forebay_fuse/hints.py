@@ -81,7 +81,9 @@ class Hints:
 
     def write(self, handle: int, offset: int, data: bytes) -> int:
         """Takes what follows what was written before; how much that is."""
-        held = self._written.setdefault(handle, bytearray())
+        if handle not in self._written:  # an earlier gateway's handle
+            self.open(handle)
+        held = self._written[handle]
         if offset != len(held):
             raise Refused(errno.ESPIPE, "an order is written from its beginning to its end")
         if len(held) + len(data) > BYTES_MAX:
@@ -89,17 +91,19 @@ class Hints:
         held += data
         return len(data)
 
-    def has(self, handle: int) -> bool:
-        """Whether something was written that nobody was told."""
-        return bool(self._written.get(handle))
+    def take(self, handle: int) -> bytes:
+        """What was written and nobody was told; the handle has nothing more of it."""
+        text = bytes(self._written.get(handle, b""))
+        if text:
+            self._written[handle] = bytearray()
+        return text
 
-    async def flush(self, handle: int) -> None:
-        """Tells the workers what was written.
+    async def tell(self, text: bytes) -> None:
+        """Tells the workers an order.
 
         Raises:
             ForebayError: why they were not told.
         """
-        text, self._written[handle] = bytes(self._written[handle]), bytearray()
         try:
             order = parse(text, self._root)
             count = await self._give(order)

@@ -192,15 +192,16 @@ class Virtual:
         self._ok(request, replies.written(self.hints.write(handle, offset, data)))
 
     def _flush(self, request: Request) -> None:
-        handle = requests.flush_handle(request)
-        if self.hints is None or self._later is None or not self.hints.has(handle):
+        """Takes the order at once: the handle may be closed before anybody was told."""
+        order = b"" if self.hints is None else self.hints.take(requests.flush_handle(request))
+        if self._later is None or not order:
             self._ok(request, b"")
-            return
-        self._later(request._replace(body=memoryview(b"")), partial(self._given, handle))
+        else:
+            self._later(request._replace(body=memoryview(b"")), partial(self._given, order))
 
-    async def _given(self, handle: int, request: Request) -> None:
+    async def _given(self, order: bytes, request: Request) -> None:
         assert self.hints is not None
-        await self.hints.flush(handle)
+        await self.hints.tell(order)
         self._ok(request, b"")
 
     def _read(self, request: Request) -> None:
