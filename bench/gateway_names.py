@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from statistics import median
@@ -23,6 +26,8 @@ INODES, QUICK_INODES = 100_000, 5000
 FOLDERS = 20
 SETTLE_TIMEOUT_S = 60.0
 BUDGET_S = 40.0
+ROUND_TRIPS = 10_000
+ECHO = "import os\nwhile data := os.read(0, 1): os.write(1, data)"
 KEPT_BYTES = 512 * MIB
 """Room for what is made anew in each run, kept from the host of a virtual machine."""
 
@@ -62,15 +67,57 @@ def stat_cold_vs_native(options: Options) -> Figure:
             with kept_memory(KEPT_BYTES):
                 ratio = compare(cold, native, goal=goal, options=options, name=f"gateway.{name}", budget_s=BUDGET_S)
                 many = [] if options.quick else [cold(8) / native(8) for _ in range(5)]
+                together = one_cpu(mount, lambda: [cold() / native() for _ in range(1 if options.quick else 5)])
     detail = ratio.detail("names_per_s") | {
         "names": count,
         "gateway_cpu_us_a_name": round(median(spent), 1),
         "with_8_programs": round(median(many), 3) if many else None,
+        "with_all_on_one_cpu": round(median(together), 3),
+        "round_trips_per_s": round_trips(),
         "before": "before each run listed in bulk, then the kernel's names and inodes dropped",
         "theirs": "the same names on tmpfs",
         "versions": environment("forebay", "uvloop"),
     }
     return Figure("gateway", name, ratio.value, goal=goal, detail=detail)
+
+
+def one_cpu(mount: OurMount, work: Callable[[], list[float]]) -> list[float]:
+    """``work`` with the gateway and what is started meanwhile on one CPU: nobody has to be woken on another."""
+    every = os.sched_getaffinity(0)
+    threads = [int(path.name) for pid in mount.processes() for path in Path(f"/proc/{pid}/task").iterdir()]
+    try:
+        for thread in (0, *threads):
+            os.sched_setaffinity(thread, {min(every)})
+        return work()
+    finally:
+        for thread in (0, *threads):
+            os.sched_setaffinity(thread, every)
+
+
+def round_trips() -> dict[str, int]:
+    """How often a second a byte goes to another process and comes back, by pipes: what waking costs on this machine,
+    and what no server that is asked for one name after the other can beat."""
+    found, every = {}, os.sched_getaffinity(0)
+    for where, cpus in (("free", every), ("on_one_cpu", {min(every)})):
+        os.sched_setaffinity(0, cpus)
+        with subprocess.Popen([sys.executable, "-Ic", ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdin is not None
+            assert other.stdout is not None
+            there, back = other.stdin.fileno(), other.stdout.fileno()
+            echo(there, back)
+            began = time.perf_counter()
+            for _ in range(ROUND_TRIPS):
+                echo(there, back)
+            found[where] = round(ROUND_TRIPS / (time.perf_counter() - began))
+            other.stdin.close()
+    os.sched_setaffinity(0, every)
+    return found
+
+
+def echo(there: int, back: int) -> None:
+    """One byte and back."""
+    os.write(there, b"x")
+    os.read(back, 1)
 
 
 def lookups(mount: OurMount) -> float:
