@@ -93,9 +93,37 @@ def test_a_gateway_that_stops_unmounts_or_leaves_its_mount_as_the_values_say(tmp
     assert ("lifecycle" in container) == (on_stop == "unmount")
 
 
+def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Metadata and spec of every pod that the objects bring, by the object's name."""
+    found = {}
+    for item in (one for one in objects if "spec" in one):
+        pod = item
+        while "template" in pod["spec"] or "jobTemplate" in pod["spec"]:
+            pod = pod["spec"].get("template") or pod["spec"]["jobTemplate"]
+        if "containers" in pod["spec"]:
+            found[item["metadata"]["name"]] = pod
+    return found
+
+
+def test_whoever_is_told_to_ask_the_bundled_zookeeper_is_let_to_it(tmp_path: Path) -> None:
+    objects = orjson.loads(rendered(tmp_path, VALUES["default"]).stdout)
+    (policy,) = [o for o in objects if (o["kind"], o["metadata"]["name"]) == ("NetworkPolicy", "forebay-zookeeper")]
+    allowed = policy["spec"]["ingress"][0]["from"][0]["podSelector"]["matchLabels"]
+
+    asking = {}
+    for name, pod in pods(objects).items():
+        containers = [*pod["spec"]["containers"], *pod["spec"].get("initContainers", [])]
+        values = [str(variable.get("value")) for c in containers for variable in c.get("env", [])]
+        if any(value.startswith("zookeeper://forebay-zookeeper:") for value in values):
+            asking[name] = pod["metadata"].get("labels", {})
+
+    assert {"forebay-master", "forebay-worker", "forebay-gateway", "forebay-load", "reader-with-sidecar"} == set(asking)
+    assert not [name for name, labels in asking.items() if not allowed.items() <= labels.items()]
+
+
 def test_dockerfiles_have_no_lint_and_compose_v2_reads_the_file() -> None:
-    files = [*ROOT.glob("services/*/Dockerfile"), *ROOT.glob("compose/images/*.Dockerfile")]
-    assert len(files) == 5
+    files = [*ROOT.glob("services/*/Dockerfile"), *ROOT.glob("compose/*/*.Dockerfile")]
+    assert len(files) == 6
 
     linted = tool("hadolint", *map(str, files))
     profiles = ["--profile", "metrics", "--profile", "traces", "--profile", "reader"]

@@ -214,6 +214,7 @@ def test_a_load_is_told_in_words_and_its_exit_code_is_the_truth(forebay: Forebay
     assert (done["state"], done["missing_blocks"], done["plan"]["files"]) == ("succeeded", 0, 5)
     assert "succeeded: all 5 blocks are held" in forebay("loads", "show", name).stdout
     assert forebay.json("loads", "list")[0]["load_id"] == name
+    assert forebay.json("loads", "follow", name)["state"] == "succeeded"
     assert "is over" in forebay("loads", "cancel", name, code=1).stderr
     assert "/nowhere" in forebay("load", "/nowhere", code=1).stderr
     second = forebay.json("bench", "/train", "--passes", "1")

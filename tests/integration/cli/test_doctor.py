@@ -61,10 +61,10 @@ def test_a_mount_that_is_well_has_no_switch_without_effect(source: Path) -> None
         uncached = examined("--registry", cluster.registry, "--path", "/late", code=1)
 
     verdicts = {name: finding["verdict"] for name, finding in found.items()}
-    assert {n for n, v in verdicts.items() if v == "cannot tell"} <= {"read_ahead_kib", "http2"}
+    assert {n for n, v in verdicts.items() if v == "cannot tell"} <= {"read_ahead_kib", "http2", "negative_timeout"}
     for name in ("short_circuit", "kernel_cache", "update_access_time", "metadata_cache", "replicas", "clocks"):
         assert verdicts[name] == "ok", found[name]
-    for name in ("location_policy", "read_type", "worker_list_refresh_interval"):
+    for name in ("location_policy", "read_type", "worker_list_refresh_interval", "entry_timeout", "attr_timeout"):
         assert verdicts[name] == "ok", found[name]
     assert verdicts["passive_cache"] == "not set"
     assert passive["passive_cache"]["verdict"] == "ok", passive
@@ -110,7 +110,7 @@ def test_directories_of_nobody_and_replicas_without_workers_are_told(source: Pat
                 *("--short-circuit-dirs", str(tmp_path / "nothing")),
                 *("--location-policy", "local-first", "--worker-list-refresh-interval", "0.5"),
             ),
-            "master": ("--replicas", "2"),
+            "master": ("--replicas", "2", "--max-age-s", "0"),
         },
     )
     with Cluster(spec, mounts=1) as cluster:
@@ -125,6 +125,10 @@ def test_directories_of_nobody_and_replicas_without_workers_are_told(source: Pat
     assert found["worker_list_refresh_interval"]["verdict"] == "ok", found
     assert found["location_policy"]["verdict"] == "no effect"
     assert "no worker of this host was asked" in found["location_policy"]["saw"]
+    # the mount's names are to be asked for each time: the kernel may keep none, whatever the gateway was told
+    for name in ("entry_timeout", "negative_timeout"):
+        assert found[name]["verdict"] == "no effect", found[name]
+        assert "max_age" in found[name]["saw"]
     assert found["short_circuit"]["verdict"] == "no effect"
     assert "0 of 1 blocks" in found["short_circuit"]["saw"]
     assert found["passthrough"]["verdict"] == "no effect"
@@ -133,7 +137,17 @@ def test_directories_of_nobody_and_replicas_without_workers_are_told(source: Pat
 
 
 def test_a_page_cache_that_is_bypassed_is_seen_by_the_requests(source: Path) -> None:
-    gateway = ("--direct-io", "--entry-timeout", "0", "--attr-timeout", "0", "--metadata-cache-s", "0")
+    gateway = (
+        "--direct-io",
+        "--entry-timeout",
+        "0",
+        "--attr-timeout",
+        "0",
+        "--negative-timeout",
+        "0",
+        "--metadata-cache-s",
+        "0",
+    )
     with Cluster.of_folder(source, mounts=1, extra={"gateway": gateway}) as cluster:
         found = examined(cluster.mount, code=1)
 
@@ -143,6 +157,10 @@ def test_a_page_cache_that_is_bypassed_is_seen_by_the_requests(source: Path) -> 
     assert "direct_io" in found["passthrough"]["saw"]
     assert found["metadata_cache"]["verdict"] == "not set"
     assert "asked a master 0 times" not in found["metadata_cache"]["saw"]
+    for name in ("entry_timeout", "negative_timeout"):
+        assert found[name]["verdict"] == "not set", found[name]
+        assert " 0 requests" not in found[name]["saw"]
+    assert found["attr_timeout"]["verdict"] == "not set"
 
 
 def test_a_folder_that_is_no_mount_is_told(tmp_path: Path) -> None:

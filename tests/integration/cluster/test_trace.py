@@ -1,7 +1,8 @@
-"""One trace from the mount to the worker, as a real OTLP receiver gets it."""
+"""One trace from the mount to the workers and the under store, as a real OTLP receiver gets it."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 
 from forebay.testing.cluster import Cluster
 from forebay.testing.otlp import ReceivedSpan, otlp_receiver
+from forebay.testing.s3 import S3Server
+from tests.integration.cluster.kit import BLOCK_BYTES, digests, digests_of, fill_bucket, s3_cluster
 
 pytestmark = [pytest.mark.slow, pytest.mark.fuse]
 
@@ -39,3 +42,49 @@ def test_a_read_at_the_mount_is_one_trace_through_gateway_and_worker(tmp_path: P
     # every span of the worker hangs below one of the same trace
     assert all(span.parent_id in ids for span in trace["forebay-worker"])
     assert any(span.service == "forebay-fuse" and span.parent_id for span in trace["forebay-fuse"])
+
+
+def above(trace: list[ReceivedSpan], span: ReceivedSpan) -> list[ReceivedSpan]:
+    """The spans that this one hangs below, the nearest first."""
+    by_id, found = {s.span_id: s for s in trace}, []
+    while span.parent_id in by_id:
+        span = by_id[span.parent_id]
+        found.append(span)
+    return found
+
+
+def processes_to_s3(spans: list[ReceivedSpan]) -> list[str]:
+    """From a GET of S3 up to the read of the mount: whose spans they are, once one worker asked another for it."""
+    for get in (s for s in spans if s.name == "ufs read" and s.attributes.get("http.response.status_code") == "206"):
+        path = above([s for s in spans if s.trace_id == get.trace_id], get)
+        names = list(dict.fromkeys(s.instance for s in (get, *path)))
+        if len(names) > 2 and path[-1].name == "fuse.read":
+            return names
+    return []
+
+
+def who_looked(spans: list[ReceivedSpan]) -> list[str]:
+    """From a HEAD of S3 up to the look at the mount: whose spans they are."""
+    for head in (s for s in spans if s.name == "S3.HeadObject"):
+        path = above([s for s in spans if s.trace_id == head.trace_id], head)
+        if path and path[-1].name.startswith("fuse."):
+            return list(dict.fromkeys(s.instance for s in (head, *path)))
+    return []
+
+
+def test_a_read_at_the_mount_is_one_trace_through_two_workers_to_the_get_of_s3(s3_server: S3Server) -> None:
+    objects = {f"file-{number}": os.urandom(BLOCK_BYTES) for number in range(8)}
+    bucket = fill_bucket(s3_server, objects)
+    with otlp_receiver() as receiver:
+        flags = ("--otlp-endpoint", receiver.endpoint, "--trace-ratio", "1")
+        # half of the blocks are asked of a worker that does not own them
+        extra = {"master": flags, "worker": flags, "gateway": (*flags, "--location-policy", "round-robin")}
+        with s3_cluster(s3_server, bucket, short_circuit=False, extra=extra) as cluster:
+            assert (cluster.mount / "file-0").stat().st_size == BLOCK_BYTES
+            assert digests(cluster.mount) == digests_of(objects)
+            spans = receiver.wait_for(lambda s: bool(processes_to_s3(s)) and bool(who_looked(s)), timeout_s=30)
+    home, entry, gateway = processes_to_s3(spans)
+    assert {home, entry} == {"worker-0", "worker-1"}
+    assert gateway == "gateway"
+    # and so is the look before it, through the master
+    assert who_looked(spans) == ["master", "gateway"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from forebay.cli.main import app
 from forebay.testing.cluster import Cluster, eventually
 
 pytestmark = [pytest.mark.slow]
@@ -25,6 +28,9 @@ def test_a_check_takes_the_worker_out_of_selection_and_back(tmp_path: Path) -> N
         eventually(lambda: score() == 0.0, what="the check's word")
         eventually(lambda: cluster.status("worker-0")["detail"]["serving_weight"] == 0.0, what="weight 0")
         assert cluster.status("worker-0")["detail"][f"health exec:/bin/cat {says}"]["reason"] == "the GPU is in use"
+        # and 'forebay workers list' tells it
+        told = CliRunner().invoke(app, ["workers", "list", "--registry", cluster.registry])
+        assert re.search(r"worker-0 +exec:/bin/cat \S+ +0\.00 +the GPU is in use", told.stdout), told.output
         # and it goes on serving: readiness is another matter
         assert cluster.status("worker-0")["ready"]
         # when it says garbage, then it counts as configured

@@ -63,6 +63,16 @@ CASES: list[tuple[Finding, Verdict, str]] = [
     (judges.metadata_cache(ON, Counted(requests={"lookup": 1.0}, lookups={"hit": 1.0})), "ok", "the gateway's cache"),
     (judges.metadata_cache(ON, Counted(lookups={"miss": 2.0})), "no effect", "asked a master 2 times"),
     (judges.metadata_cache({}, Counted(lookups={"miss": 2.0})), "not set", "2 times"),
+    *(
+        case
+        for name in ("entry_timeout", "attr_timeout", "negative_timeout")
+        for case in (
+            (judges.kept_by_kernel(name, {name: 5.0}, 0, took_s=9.0), "ok", "by the kernel"),
+            (judges.kept_by_kernel(name, {name: 5.0}, 1, took_s=0.1), "no effect", "1 requests after 0.1 s, and 5 s"),
+            (judges.kept_by_kernel(name, {name: 5.0}, 1, took_s=5.0), "cannot tell", "after 5.0 s"),
+            (judges.kept_by_kernel(name, {name: 0.0}, 2, took_s=0.1), "not set", "2 requests"),
+        )
+    ),
     (judges.client_metadata_cache(1, 0, 60.0), "ok", "no master"),
     (judges.client_metadata_cache(1, 1, 60.0), "no effect", "1 times"),
     (judges.client_metadata_cache(1, 1, 0.0), "not set", "always"),

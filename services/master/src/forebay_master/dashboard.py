@@ -11,8 +11,7 @@ from forebay.transport.app import record_response
 from forebay.transport.openapi import operation
 from forebay_master.overview import Overview
 
-FILES = {"/": "index.html", "/page/page.js": "page.js", "/page/page.css": "page.css"}
-MEDIA = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
+FILES = ("index.html", "page.js", "page.css")
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
     " img-src data:; frame-ancestors 'none'",
@@ -26,21 +25,34 @@ class DashboardRoutes:
 
     def __init__(self, overview: Overview) -> None:
         self._overview = overview
-        self._files = {path: (files("forebay_master") / "page" / name).read_bytes() for path, name in FILES.items()}
+        self._files = {name: (files("forebay_master") / "page" / name).read_bytes() for name in FILES}
 
     def add_to(self, app: web.Application) -> None:
         """Registers the routes."""
-        for path in FILES:
-            app.router.add_get(path, self.file)
+        app.router.add_get("/", self.page)
+        app.router.add_get("/page/page.js", self.script)
+        app.router.add_get("/page/page.css", self.style)
         app.router.add_get(OVERVIEW_PATH, self.overview)
 
     @operation(media="text/html")
-    async def file(self, request: web.Request) -> web.Response:
+    async def page(self, request: web.Request) -> web.Response:
         """The page of the cluster, for a browser."""
-        media = MEDIA[FILES[request.path].rpartition(".")[2]]
-        return web.Response(body=self._files[request.path], content_type=media, charset="utf-8", headers=HEADERS)
+        return self._file("index.html", "text/html")
+
+    @operation(media="text/javascript")
+    async def script(self, request: web.Request) -> web.Response:
+        """The page's script."""
+        return self._file("page.js", "text/javascript")
+
+    @operation(media="text/css")
+    async def style(self, request: web.Request) -> web.Response:
+        """The page's colours and measures, light and dark."""
+        return self._file("page.css", "text/css")
 
     @operation(gives=OverviewReply)
     async def overview(self, request: web.Request) -> web.Response:
         """Members, tiers, mounts, reads of the last hour and recent errors of the whole cluster."""
         return record_response(self._overview.reply())
+
+    def _file(self, name: str, media: str) -> web.Response:
+        return web.Response(body=self._files[name], content_type=media, charset="utf-8", headers=HEADERS)

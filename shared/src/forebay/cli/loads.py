@@ -144,7 +144,7 @@ def show(context: typer.Context, name: LoadName, as_json: Json = False, registry
 
 
 @app.command(name="follow")
-def follow_(context: typer.Context, name: LoadName, registry: Registry = None) -> None:
+def follow_(context: typer.Context, name: LoadName, as_json: Json = False, registry: Registry = None) -> None:
     """Show the progress of a load until it is over."""
 
     async def work(api: Api) -> LoadStatus:
@@ -152,7 +152,7 @@ def follow_(context: typer.Context, name: LoadName, registry: Registry = None) -
 
     with errors():
         status = run(where(context, registry), work)
-        tell(status)
+        output.show_json(msgspec.to_builtins(status)) if as_json else tell(status)
     if status.state in ("failed", "cancelled"):
         raise typer.Exit(EXIT_FAILED)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -47,9 +47,20 @@ async def told(api: Api, member: Member) -> dict[str, Any]:
 
 
 def show(workers: Sequence[dict[str, Any]]) -> None:
-    """A line each."""
+    """A line each, and one for each health check of theirs."""
     columns = ["worker", "address", "state", "capacity weight", "serving weight", "used", "of", "full"]
     output.show_table(columns, [_row(w) for w in workers], right=(3, 4, 5, 6, 7))
+    if checks := [line for w in workers for line in health_rows(w)]:
+        output.show_table(["worker", "health check", "score", "reason"], checks, right=(2,))
+
+
+def health_rows(worker: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    """Worker, check, score and reason of each check that a worker runs."""
+    checks = worker.get("health") or {}
+    return [
+        (worker["member_id"], name.removeprefix("health "), f"{check.get('score', 0.0):.2f}", check.get("reason") or "")
+        for name, check in checks.items()
+    ]
 
 
 def _row(worker: dict[str, Any]) -> tuple[object, ...]:

@@ -32,6 +32,7 @@ class ReceivedSpan:
     attributes: dict[str, str]
     kind: int = 0
     failed: bool = False
+    instance: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,9 @@ class OtlpReceiver:
         return got
 
 
-def _received(service: str, span: Span) -> ReceivedSpan:
+def _received(resource: Resource, span: Span) -> ReceivedSpan:
     return ReceivedSpan(
-        service=service,
+        service=_service(resource),
         name=span.name,
         trace_id=span.trace_id.hex(),
         span_id=span.span_id.hex(),
@@ -99,6 +100,7 @@ def _received(service: str, span: Span) -> ReceivedSpan:
         attributes=_attributes(span.attributes),
         kind=span.kind,
         failed=span.status.code == Status.STATUS_CODE_ERROR,
+        instance=_attributes(resource.attributes).get("service.instance.id", ""),
     )
 
 
@@ -112,10 +114,9 @@ def _service(resource: Resource) -> str:
 
 def _decode(body: bytes) -> list[ReceivedSpan]:
     out: list[ReceivedSpan] = []
-    for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
-        service = _service(resource.resource)
-        for scope in resource.scope_spans:
-            out.extend(_received(service, span) for span in scope.spans)
+    for found in ExportTraceServiceRequest.FromString(body).resource_spans:
+        for scope in found.scope_spans:
+            out.extend(_received(found.resource, span) for span in scope.spans)
     return out
 
 

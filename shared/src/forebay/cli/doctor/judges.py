@@ -152,6 +152,21 @@ def metadata_cache(settings: Settings, again: Counted) -> Finding:
     return Finding(name, "ok", f"a second look was answered by {by}")
 
 
+def kept_by_kernel(name: str, settings: Settings, requests: float, *, took_s: float) -> Finding:
+    """``entry_timeout``, ``attr_timeout`` or ``negative_timeout``: a second look ``took_s`` after the first one made no
+    such request."""
+    lasts_s = float(settings.get(name) or 0)
+    made = f"a second look made {requests:.0f} requests"
+    if lasts_s <= 0:
+        return Finding(name, "not set", f"{name} is 0; {made}")
+    if not requests:
+        return Finding(name, "ok", "a second look was answered by the kernel, with no request to the gateway")
+    if took_s >= lasts_s:
+        return Finding(name, "cannot tell", f"{made}; it came after {took_s:.1f} s, and {lasts_s:g} s are asked for")
+    why = "is the mount's max_age 0?"
+    return Finding(name, "no effect", f"{made} after {took_s:.1f} s, and {lasts_s:g} s are asked for ({why})")
+
+
 def client_metadata_cache(first_misses: float, second_misses: float, valid_s: float | None) -> Finding:
     """As above, for a client of the SDK."""
     if second_misses == 0:

@@ -6,8 +6,10 @@ known number of requests, which is measured first and taken off.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -210,11 +212,34 @@ def _reads(eye: MountEye, path: Path) -> list[Finding]:
 
 def _looks(eye: MountEye, path: Path) -> list[Finding]:
     os.stat(path)
+    start_s = time.monotonic()
     again = eye.during(lambda: os.stat(path))
+    took_s = time.monotonic() - start_s
     return [
         judges.metadata_cache(eye.settings, again),
+        judges.kept_by_kernel("entry_timeout", eye.settings, again.requests.get("lookup", 0), took_s=took_s),
+        judges.kept_by_kernel("attr_timeout", eye.settings, again.requests.get("getattr", 0), took_s=took_s),
+        _missing(eye),
         judges.read_ahead(eye.settings, read_ahead_kib(eye.mountpoint)),
     ]
+
+
+def _missing(eye: MountEye) -> Finding:
+    """Two looks at a name that is not there. The first one is a request."""
+    path, times_s = eye.mountpoint / f"no-{secrets.token_hex(8)}", []
+
+    def look() -> None:
+        times_s.append(time.monotonic())
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(path)
+
+    def twice() -> None:
+        look()
+        look()
+
+    lookups = eye.during(twice).requests.get("lookup", 0)
+    took_s = time.monotonic() - times_s[0]
+    return judges.kept_by_kernel("negative_timeout", eye.settings, max(0.0, lookups - 1), took_s=took_s)
 
 
 def probe_process(eye: MountEye) -> list[Finding]:
