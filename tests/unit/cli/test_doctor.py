@@ -63,6 +63,7 @@ CASES: list[tuple[Finding, Verdict, str]] = [
     (judges.metadata_cache(ON, Counted(requests={"lookup": 1.0}, lookups={"hit": 1.0})), "ok", "the gateway's cache"),
     (judges.metadata_cache(ON, Counted(lookups={"miss": 2.0})), "no effect", "asked a master 2 times"),
     (judges.metadata_cache({}, Counted(lookups={"miss": 2.0})), "not set", "2 times"),
+    (judges.metadata_cache({**ON, "metadata_cache": False}, Counted(lookups={"miss": 1.0})), "not set", "is off"),
     *(
         case
         for name in ("entry_timeout", "attr_timeout", "negative_timeout")

@@ -143,6 +143,8 @@ def metadata_cache(settings: Settings, again: Counted) -> Finding:
     name = "metadata_cache"
     kept = [float(settings.get(s) or 0) for s in ("metadata_cache_s", "entry_timeout", "attr_timeout")]
     asked = again.lookups.get("miss", 0)
+    if not settings.get("metadata_cache", True):
+        return Finding(name, "not set", f"metadata_cache is off; a second look asked a master {asked:.0f} times")
     if not any(kept):
         return Finding(name, "not set", f"no name is kept anywhere; a second look asked a master {asked:.0f} times")
     if asked:
