@@ -78,3 +78,15 @@ def test_the_second_directory_of_a_listed_parent_is_a_walk() -> None:
     assert [pages.is_walk(path, 10, 1.0) for path in ("/p/a", "/p/a", "/p/b", "/p/c")] == [False, False, True, True]
     assert not pages.is_walk("/q/a", 10, 1.0)
     assert not pages.is_walk("/p/d", 10, 31.0)
+
+
+def test_a_sweep_lets_go_of_pages_whose_time_is_over_though_nobody_asks_for_them() -> None:
+    pages = cache(expire_s=10.0)
+    pages.put("/old", None, 10, listing("a"), 100.0)
+    pages.put("/new", None, 10, listing("b"), 105.0)
+
+    pages.sweep(110.0)
+
+    pages.validate()
+    assert pages.entries == len(listing("b").entries) + 1
+    assert pages.get("/new", None, 10, 110.0) is not None

@@ -260,7 +260,9 @@ class Names:
 
     def sweep(self) -> None:
         """Drops what is of no use any more."""
-        self._cache.sweep(time.monotonic())
+        now_s = time.monotonic()
+        self._cache.sweep(now_s)
+        self._pages.sweep(now_s)
 
     def _deadline(self) -> Deadline:
         return Deadline.after(self._options.metadata_deadline_s)

@@ -93,6 +93,11 @@ class PageCache:
             for key in tuple(self._by_path.get(each, ())):
                 self._drop(key)
 
+    def sweep(self, now_s: float) -> None:
+        """Drops the pages whose time is over: nobody may ask for them again."""
+        for key in [key for key, held in self._held.items() if now_s >= held.until_s]:
+            self._drop(key)
+
     def validate(self) -> None:
         """Checks the invariant, and that the two tables agree."""
         assert self.entries == sum(len(held.reply.entries) + 1 for held in self._held.values()) <= self._entries_max
