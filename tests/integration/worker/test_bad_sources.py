@@ -7,7 +7,7 @@ import shutil
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -248,7 +248,12 @@ def test_bytes_behind_a_promised_length_are_never_kept(mem: Path) -> None:
     run(main())
 
 
-def test_a_server_that_is_too_busy_is_asked_by_fewer_streams(mem: Path) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [Reply(503, {}, b"<Error><Code>SlowDown</Code></Error>"), Reply(206, {}, length=EXTENT, hang=True)],
+    ids=["refused", "no answer in time"],
+)
+def test_a_server_that_is_too_busy_is_asked_by_fewer_streams(mem: Path, refusal: Reply) -> None:
     async def main() -> None:
         refusals = 2
 
@@ -257,7 +262,7 @@ def test_a_server_that_is_too_busy_is_asked_by_fewer_streams(mem: Path) -> None:
             start, stop, headers = ranged(OLD, request)
             refusals -= 1
             if refusals >= 0:
-                return Reply(503, {}, b"<Error><Code>SlowDown</Code></Error>")
+                return replace(refusal, headers=headers) if refusal.hang else refusal
             return Reply(206, headers, OLD[start:stop])
 
         async with (

@@ -177,23 +177,31 @@ def test_windows_never_overflow_and_everything_arrives(seed: int, streams: int, 
 
 
 @settings(max_examples=100)
-@given(st.lists(st.sampled_from(["enter", "leave", "cancel", "grow", "shrink", "turn"]), max_size=40))
+@given(st.lists(st.sampled_from(["enter", "leave", "cancel", "grow", "shrink", "turn", "lend"]), max_size=40))
 def test_a_gate_never_loses_a_place(steps: list[str]) -> None:
     async def main() -> None:
         capacity = 2
-        gate = Gate("tests", lambda: capacity, waiters_max=8)
+        gate = Gate("tests", lambda: capacity, waiters_max=8, lent_max=2)
         inside: list[asyncio.Task[None]] = []
         leave: dict[asyncio.Task[None], asyncio.Event] = {}
+        holders: list[asyncio.Event] = []
+        lenders: list[asyncio.Event] = []
 
         async def visit(event: asyncio.Event) -> None:
             try:
                 await gate.enter()
             except Overloaded:
                 return
+            holders.append(event)
             try:
                 await event.wait()
             finally:
-                gate.leave()
+                if event in lenders:
+                    lenders.remove(event)
+                    gate.done()
+                else:
+                    holders.remove(event)
+                    gate.leave()
 
         for step in steps:
             if step == "enter":
@@ -210,9 +218,15 @@ def test_a_gate_never_loses_a_place(steps: list[str]) -> None:
                 gate.admit()
             elif step == "shrink":
                 capacity = max(1, capacity - 1)
+            elif step == "lend" and holders:
+                has_room = len(lenders) < 2
+                assert gate.lend() is has_room
+                if has_room:
+                    lenders.append(holders.pop(0))
             else:
                 await asyncio.sleep(0)
-            assert gate.inside >= 0
+            assert gate.inside >= len(holders)
+            assert gate.lent == len(lenders)
         for event in leave.values():
             event.set()
         await asyncio.gather(*leave, return_exceptions=True)
