@@ -27,40 +27,22 @@ from forebay.testing.cluster import parse_metrics
 from forebay.testing.faults import FaultProxy, Faults
 
 MIB = 1 << 20
-BOUND = 40e6
-"""Bytes per second of each worker."""
+BOUND = 15e6
+"""Bytes per second of each worker: all together less than two cores give."""
 
 THROTTLE = 0.25
 READ_BYTES = MIB
 STREAMS = 16
 EXTENT = 4 * MIB
-BLOCK = 16 * MIB
-KILLED_BOUND = 15e6
 
 BINDING = 0.8
 """A cluster that gives this share of the sum of its bounds is bound by them."""
 
-REQUESTS, READ = "forebay_ufs_requests_total{", "forebay_ufs_read_bytes_total{"
-
-
-@dataclass(frozen=True)
-class Files:
-    """The dataset, in bytes."""
-
-    count: int
-    size: int
-    quick_count: int
-
-    @property
-    def blocks(self) -> int:
-        """In one file."""
-        return -(-self.size // BLOCK)
-
-
-FEW = Files(8, 32 * MIB, 2)
-MANY = Files(512, MIB, 32)
+FILES, QUICK_FILES, FILE_BYTES = 512, 32, MIB
 """One block each: of many small ones each worker owns about as much as the others. With a few large ones the fullest
 worker is what limits, and losing one of the others costs nothing."""
+
+REQUESTS, READ = "forebay_ufs_requests_total{", "forebay_ufs_read_bytes_total{"
 
 
 @dataclass(frozen=True)
@@ -146,18 +128,17 @@ class Bounded:
 
 
 @contextmanager
-def bounded_cluster(workers: int, *, quick: bool, bound: float = BOUND, files: Files = FEW) -> Iterator[Bounded]:
-    """``workers`` behind proxies of ``bound`` each, holding all files between them, and a reader that runs."""
+def bounded_cluster(workers: int, *, quick: bool) -> Iterator[Bounded]:
+    """``workers`` behind proxies of ``BOUND`` each, holding all files between them, and a reader that runs."""
     with ExitStack() as stack:
         source = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="forebay-bench-")))
-        for number in range(files.quick_count if quick else files.count):
-            write_random(source / f"file-{number:03}", files.size)
+        for number in range(QUICK_FILES if quick else FILES):
+            write_random(source / f"file-{number:03}", FILE_BYTES)
         spec = ClusterSpec(
             mounts=(f"/=file://{source}",),
             ufs_roots=(f"file://{source}",),
             workers=workers,
-            worker_mem_bytes=2 * files.count * files.size,
-            extra={"master": ("--block-size", str(BLOCK))},
+            worker_mem_bytes=2 * FILES * FILE_BYTES,
         )
         cluster = LocalCluster(spec)
         stack.callback(cluster.stop)
@@ -168,27 +149,26 @@ def bounded_cluster(workers: int, *, quick: bool, bound: float = BOUND, files: F
             child = cluster.children[name]
             child.spec = replace(child.spec, args=(*child.spec.args, "--advertise", proxies[name].address))
         cluster.start()
-        _warm(cluster, source, files)
+        _warm(cluster, source)
         for proxy in proxies.values():
-            proxy.faults = Faults(shared_bytes_per_s=bound)
+            proxy.faults = Faults(shared_bytes_per_s=BOUND)
         load = Load(cluster, source)
         stack.callback(load.end)
         time.sleep(1.0 if quick else 3.0)
         yield Bounded(cluster, proxies, load, source)
 
 
-def _warm(cluster: LocalCluster, source: Path, files: Files) -> None:
+def _warm(cluster: LocalCluster, source: Path) -> None:
     """Every byte is in the workers' memory."""
     from forebay.client import ClientOptions, SyncClient  # here: its thread begins after the forks
 
-    expected = files.blocks * len(list(source.iterdir()))
+    paths = sorted(source.iterdir())
     with SyncClient(ClientOptions(registry=cluster.registry, client_id="bench-warm")) as client:
-        for path in sorted(source.iterdir()):
+        for path in paths:
             with client.open(f"/{path.name}") as reader:
-                for offset in range(0, reader.size, BLOCK):
-                    reader.read(offset, min(BLOCK, reader.size - offset))
+                reader.read(0, FILE_BYTES)
     end = time.monotonic() + 60
-    while len(list(cluster.places.shm.rglob("*.blk"))) < expected:
+    while len(list(cluster.places.shm.rglob("*.blk"))) < len(paths):
         if time.monotonic() > end:
             raise RuntimeError("not all blocks were sealed")
         time.sleep(0.05)
@@ -217,6 +197,7 @@ def throttled_loss(options: Options) -> Figure:
         "before_MBps": round(before, 1),
         "after_MBps": round(after, 1),
         "bound_MBps": BOUND / 1e6,
+        "bounds_bind": before >= BINDING * workers * BOUND / 1e6,
         "share_of_the_worker": share,
         "served_before_MB": {n: round(b / 1e6) for n, b in before_bytes.items()},
         "served_after_MB": {n: round((after_bytes[n] - b) / 1e6) for n, b in before_bytes.items()},
@@ -298,7 +279,7 @@ class Killed:
             "lost_extents": self.lost_extents,
             "ufs_requests": self.ufs_requests,
             "ufs_MB": round(self.ufs_bytes / 1e6, 1),
-            "bound_MBps": KILLED_BOUND / 1e6,
+            "bound_MBps": BOUND / 1e6,
             "bounds_MBps": {"before": self.bounds, "after": self.bounds * (self.workers - 1) / self.workers},
             "bounds_bind": self.before >= BINDING * self.bounds,
             "served_before_MBps": self.rates,
@@ -308,14 +289,14 @@ class Killed:
     @property
     def bounds(self) -> float:
         """MB/s that all workers together may give."""
-        return self.workers * KILLED_BOUND / 1e6
+        return self.workers * BOUND / 1e6
 
 
 @lru_cache
 def killed_run(options: Options) -> Killed:
     """Kills one of three workers under load; all figures of it come from this one run."""
     times, workers = (QUICK if options.quick else KILLED), 3
-    with bounded_cluster(workers, quick=options.quick, bound=KILLED_BOUND, files=MANY) as bounded:
+    with bounded_cluster(workers, quick=options.quick) as bounded:
         served, start = bounded.served(), time.monotonic()
         time.sleep(times.before_s)
         took_s, later = time.monotonic() - start, bounded.served()
