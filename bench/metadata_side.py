@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -55,6 +56,24 @@ def rss_peak_bytes(cluster: LocalCluster) -> int:
     """The most memory that the master has had (``VmHWM``)."""
     text = Path(f"/proc/{cluster.children[MASTER].pid}/status").read_text()
     return int(text.split("VmHWM:")[1].split()[0]) * 1024
+
+
+def cpu_of(cluster: LocalCluster) -> tuple[float, float]:
+    """Seconds of processor that the master has used, and its scanning processes, as far as they live or were waited
+    for."""
+    ticks, pid = os.sysconf("SC_CLK_TCK"), cluster.children[MASTER].pid
+    own, scanners = 0.0, 0.0
+    for place in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = place.read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended
+            continue
+        used, waited = sum(map(int, fields[11:13])) / ticks, sum(map(int, fields[13:15])) / ticks
+        if place.parent.name == str(pid):
+            own, scanners = used, scanners + waited
+        elif int(fields[1]) == pid:
+            scanners += used
+    return own, scanners
 
 
 def master_calls(cluster: LocalCluster) -> float:

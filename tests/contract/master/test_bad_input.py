@@ -15,7 +15,7 @@ from forebay.testing import run
 from tests.contract.master.kit import service, settings
 
 LOOKUP, LIST, TICKETS, MOUNTS = "/v1/lookup", "/v1/list", "/v1/tickets", "/v1/mounts"
-TREE, BATCH, SYNC = "/v1/tree", "/v1/files:batch", "/v1/sync"
+TREE, BATCH, SYNC, ACCESSED = "/v1/tree", "/v1/files:batch", "/v1/sync", "/v1/files:accessed"
 OK_MOUNT: dict[str, Any] = {"path": "/new", "ufs_uri": "file:///etc"}
 
 
@@ -70,6 +70,11 @@ BAD_BODIES: list[tuple[str, bytes | dict[str, Any], int, str]] = [
     (BATCH, {"paths": "/m"}, 400, "invalid_request"),
     (BATCH, {"paths": ["x" * 5000]}, 400, "invalid_request"),
     (BATCH, b'["/m"]', 400, "invalid_request"),
+    (ACCESSED, {"accesses": [{"path": "/m/d/../a", "accessed_s": 1.0}]}, 400, "invalid_request"),
+    (ACCESSED, {"accesses": [{"path": "/" + "x" * 5000, "accessed_s": 1.0}]}, 400, "invalid_request"),
+    (ACCESSED, {"accesses": [{"path": "/m/d/a", "accessed_s": -1.0}]}, 400, "invalid_request"),
+    (ACCESSED, {"accesses": [{"path": "/m/d/a", "accessed_s": 1.0}] * 1001}, 400, "invalid_request"),
+    (ACCESSED, b"[]", 400, "invalid_request"),
     (SYNC, {"path": "/m/../x"}, 400, "invalid_request"),
     (SYNC, {"path": "/" + "x" * 5000}, 400, "invalid_request"),
     (SYNC, {"path": "/unknown"}, 404, "not_found"),

@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from hashlib import blake2b
 
+_LENGTHS = tuple(length.to_bytes(8, "little") for length in range(1024))
+"""Of the usual parts: hashing names in bulk is half of what a client does for a listing."""
+
 
 def _digest(person: bytes, size: int, *parts: bytes) -> bytes:
     h = blake2b(digest_size=size, person=person)
@@ -48,23 +51,27 @@ def inode_number(mount_path: str, key: str) -> int:
 
 def version_ids(ufs: str, keys_and_fingerprints: Iterable[tuple[str, str]]) -> list[str]:
     """As ``version_id`` for many files of one under store, in less than half the time."""
-    begun = blake2b(_part(bytes.fromhex(ufs)), digest_size=16, person=b"fb-version")
-    found = []
+    begun = blake2b(_part(bytes.fromhex(ufs)), digest_size=16, person=b"fb-version").copy
+    found, usual = [], len(_LENGTHS)
     for key, fingerprint in keys_and_fingerprints:
-        h = begun.copy()
-        h.update(_part(key.encode()) + _part(fingerprint.encode()))
+        name, tag, h = key.encode(), fingerprint.encode(), begun()
+        if len(name) < usual and len(tag) < usual:
+            h.update(_LENGTHS[len(name)] + name + _LENGTHS[len(tag)] + tag)
+        else:
+            h.update(_part(name) + _part(tag))
         found.append(h.hexdigest())
     return found
 
 
 def inode_numbers(mount_path: str, keys: Iterable[str]) -> list[int]:
     """As ``inode_number`` for many names of one mount."""
-    begun = blake2b(_part(mount_path.encode()), digest_size=8, person=b"fb-inode")
-    found = []
+    begun = blake2b(_part(mount_path.encode()), digest_size=8, person=b"fb-inode").copy
+    found, usual = [], len(_LENGTHS)
     for key in keys:
-        h = begun.copy()
-        h.update(_part(key.encode()))
-        found.append(max(int.from_bytes(h.digest(), "little") >> 1, 2))
+        name, h = key.encode(), begun()
+        h.update(_LENGTHS[len(name)] + name if len(name) < usual else _part(name))
+        number = int.from_bytes(h.digest(), "little") >> 1
+        found.append(number if number > 2 else 2)
     return found
 
 
