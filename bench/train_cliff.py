@@ -32,7 +32,7 @@ EPOCHS = 2
 """Measured, after one that fills the cache."""
 
 DIRECT_STREAMS = 8
-BLOCK = 4 << 20
+BLOCK = 2 << 20
 """Small, so that what a worker holds is many blocks, as it is with a real dataset."""
 
 SMALL_BLOCKS = {"master": ("--block-size", str(BLOCK))}

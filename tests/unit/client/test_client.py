@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from forebay.client import Client, ClientOptions, LocationPolicy, Reader
+from forebay.client.client import HINTED_TOUCH_S, report_pause_s
 from forebay.contracts import LookupReply, TierInfo, identity
 from forebay.contracts.blocks import format_range
 from forebay.errors import DeadlineExceeded, InvalidRequest, NotFound, StaleVersion
@@ -744,3 +745,9 @@ def test_a_directory_whose_nonce_no_worker_announced_is_not_used(tmp_path: Path)
         await reader.close()
 
     with_client(body, change=lambda o: replace(o, short_circuit_dirs=(tmp_path,)))
+
+
+def test_a_client_that_told_its_order_reports_what_it_reads_in_place_more_often() -> None:
+    assert report_pause_s(1.0, has_hinted=True) == HINTED_TOUCH_S
+    assert report_pause_s(0.01, has_hinted=True) == 0.01
+    assert report_pause_s(1.0, has_hinted=False) == 1.0

@@ -24,6 +24,7 @@ from forebay_worker.directory import Manner, TierSpec
 from forebay_worker.files import IoThreads
 from forebay_worker.fill import Filler
 from forebay_worker.goodput import Bounds, Plan
+from forebay_worker.hints import Hints
 from forebay_worker.index import StoreIndex
 from forebay_worker.lanes import Lanes
 from forebay_worker.mounts import Mounted
@@ -93,6 +94,7 @@ class Kit:
     spawner: Supervisor
     mover: Mover
     lanes: Lanes
+    order: Hints
     is_atomic: bool = True
 
     def source(self, asked: Asked) -> UfsSource:
@@ -165,8 +167,9 @@ async def kit(
             lanes = Lanes(queue, metrics, bounds, tunes=tunes)
             filler = Filler(store, queue, spawner, metrics, lanes=lanes)
             mover = Mover(store, spawner, metrics)
-            reads = Reads(store, filler, metrics, passive=passive, mover=mover)
-            parts = Kit(ufs or MemoryUfs(), store, queue, filler, reads, metrics, spawner, mover, lanes)
+            order = Hints(0, lambda block_id: index.get(block_id) is not None)
+            reads = Reads(store, filler, metrics, passive=passive, mover=mover, order=order)
+            parts = Kit(ufs or MemoryUfs(), store, queue, filler, reads, metrics, spawner, mover, lanes, order)
             try:
                 yield parts
             finally:

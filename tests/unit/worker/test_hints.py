@@ -94,9 +94,27 @@ def test_what_all_readers_have_behind_them_goes_the_last_read_first_and_what_one
 
     gone = list(hints.behind())
 
-    assert gone == ["b2", "b0"]  # b4 and later may still be being read, b3 is awaited, b1 is not here
+    assert gone == ["b5", "b4", "b2", "b0"]  # b6 and b7 may still be being read, b3 is awaited, b1 is not here
     assert [hints.awaits(f"b{n}") for n in (0, 3, 7, 19)] == [False, True, True, True]
     assert not hints.awaits("stranger")
+
+
+def test_a_read_that_found_no_room_goes_past_the_tiers_until_its_reader_says_another_order() -> None:
+    hints = Hints(20)
+    hints.take("s", 0, order(4), 0.0)
+    hints.goes_past("b1")
+    hints.goes_past("stranger")
+    is_next = hints.is_past("b1")
+
+    hints.read("b1", 0.0)
+    was_read = hints.is_past("b1"), hints.is_past("b2"), hints.is_past("stranger"), hints.knows("stranger")
+    hints.take("s", 1, order(4), 0.0)
+    hints.read("b1", 0.0)
+
+    assert not is_next  # it may still be fetched ahead
+    assert was_read == (True, False, False, False)
+    assert not hints.is_past("b1")
+    hints.validate()
 
 
 def test_for_a_reader_that_rests_nothing_is_fetched_or_kept_until_it_goes_on() -> None:
@@ -191,5 +209,5 @@ def test_each_epoch_fetches_what_the_cache_lacks_and_no_more_and_nearly_all_of_i
             hints.read(block.block_id, 0.0)
 
         assert len(gets) == len(set(gets)) == (count - capacity if epoch else count)
-        assert missed <= SLACK + 1
+        assert missed <= 2 * SLACK
         hints.validate()

@@ -233,3 +233,23 @@ def test_a_block_is_not_moved_where_there_is_no_room() -> None:
     assert not index.begin_move(block, 1)
     assert not index.begin_move(block, 0)
     assert block.is_evictable
+
+
+def test_room_for_what_is_about_to_come_is_asked_of_the_slowest_tier_if_none_has_it() -> None:
+    index = index_of(2 * MIB, 4 * MIB)
+    for name in "abcdef":
+        filled(index, name)
+    leaving = index.get("c")
+    assert leaving is not None
+    assert leaving.tier == 1
+    index.leave(leaving)
+
+    assert not index.ask_room(0)
+    assert not index.ask_room(MIB)  # what leaves gives as much
+    assert index.ask_room(3 * MIB)
+
+    assert (index.excess(0), index.excess(1)) == (0, 2 * MIB)
+    index.left(leaving)
+    assert index.ask_room(9 * MIB)
+    assert index.excess(1) == 3 * MIB
+    index.validate()

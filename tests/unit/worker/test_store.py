@@ -17,6 +17,7 @@ from forebay.testing import run
 from forebay.testing.ufs import MemoryUfs, ReadCall
 from forebay_worker.access import Asked
 from forebay_worker.block import State
+from forebay_worker.hints import HintedBlock
 from forebay_worker.policies.rules import TierRules
 from forebay_worker.routing import ReadOptions
 from tests.unit.worker.kit import MIB, Kit, asked_for, content, kit, memory_dir
@@ -69,6 +70,33 @@ def test_a_random_read_moves_only_its_extents(mem: Path) -> None:
             assert files(mem, "blk") == []
             assert await parts.read(asked, 3 * MIB, 6 * MIB) == data[3 * MIB : 6 * MIB]
             assert parts.metrics.served.value("mem") == 2 * MIB
+
+    run(main())
+
+
+@pytest.mark.parametrize("is_named", [True, False])
+def test_what_was_begun_past_the_tiers_is_not_fetched_again_if_an_order_named_it(mem: Path, is_named: bool) -> None:
+    async def main() -> None:
+        async with kit(("MEM", mem, 4 * MIB)) as parts:
+            data = content(4 * MIB)
+            first, asked = (asked_for(parts.ufs.put(name, data)) for name in "ab")
+            if is_named:
+                parts.order.take("s", 0, [HintedBlock(asked.block_id, 4 * MIB)], 0.0)
+            await parts.read(first)
+            await settled(parts)
+            block = parts.store.index.get(first.block_id)
+            assert block is not None
+            parts.order.read(asked.block_id, 0.0)
+            assert await parts.read(asked, 0, MIB) == data[:MIB]
+
+            await parts.store.evict([block])
+            assert await parts.read(asked, MIB, 4 * MIB) == data[MIB:]
+            await settled(parts)
+
+            fetched = sum(call.length for call in parts.ufs.calls[1:])
+            assert fetched == (4 * MIB if is_named else 5 * MIB)
+            assert parts.order.is_past(asked.block_id) == is_named
+            assert not parts.order.is_past(first.block_id)
 
     run(main())
 

@@ -169,7 +169,14 @@ class Worker:
         self.filler = Filler(self.store, self.queue, self.spawner, self.metrics, lanes=self.lanes)
         self.mover = Mover(self.store, self.spawner, self.metrics)
         self.scrubber = Scrubber(self.store, self.metrics, rate=settings.scrub_rate, pause_s=settings.scrub_pause_s)
-        self.reads = Reads(self.store, self.filler, self.metrics, passive=settings.passive_cache, mover=self.mover)
+        self.reads = Reads(
+            self.store,
+            self.filler,
+            self.metrics,
+            passive=settings.passive_cache,
+            mover=self.mover,
+            order=self.hints,
+        )
         self.policies, self.ledger = policies, ledger
 
     def _build_app(self, secrets: Secrets) -> None:

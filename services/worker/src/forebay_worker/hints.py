@@ -25,6 +25,9 @@ BLOCKS_MAX = 200_000
 SLACK = 4
 """Blocks that may be overtaken by later ones before they count as jumped over: loaders read several at once."""
 
+UNDER_WAY = 1
+"""Blocks behind the one that was read furthest that somebody may still be reading: they are not evicted."""
+
 SILENT_S = 600.0
 """A stream that was not heard of for so long is forgotten."""
 
@@ -77,7 +80,7 @@ class _Stream:
 
     def awaits(self, block_id: str) -> bool:
         """Whether the block is before the reader, or it may still be reading it."""
-        return self.place[block_id] >= self.at - SLACK
+        return self.place[block_id] >= self.at - 1 - UNDER_WAY
 
 
 class Hints:
@@ -93,6 +96,7 @@ class Hints:
         self._soon: set[str] | None = None
         self._fetched: set[str] = set()
         self._used: dict[str, None] = {}
+        self._past: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -133,6 +137,7 @@ class Hints:
         self._soon = None
         for block_id in known.place if known is not None else ():
             self._fetched.discard(block_id)
+            self._past.discard(block_id)
             streams = self._where[block_id]
             streams.discard(stream)
             if not streams:
@@ -181,6 +186,20 @@ class Hints:
         """The block was fetched because of a hint."""
         self._fetched.add(block_id)
 
+    def knows(self, block_id: str) -> bool:
+        """Whether a stream has named the block."""
+        return block_id in self._where
+
+    def goes_past(self, block_id: str) -> None:
+        """A read found no room for the block and goes past the tiers. The reads that follow do so too, whatever room
+        there is then: a fill would fetch again what was read already, and nobody waits for the block any more."""
+        if block_id in self._where:
+            self._past.add(block_id)
+
+    def is_past(self, block_id: str) -> bool:
+        """Whether reads of the block go past the tiers, until one of its readers says another order."""
+        return block_id in self._past and block_id not in self.soon()
+
     def _is_settled(self, block_id: str) -> bool:
         return block_id not in self._fetched and self.is_here(block_id)
 
@@ -213,4 +232,5 @@ class Hints:
         for name, stream in self._streams.items():
             assert len(stream.blocks) == len(stream.place) <= BLOCKS_MAX
             assert all(stream.blocks[n].block_id == b and name in self._where[b] for b, n in stream.place.items())
+        assert self._past <= self._where.keys()
         assert sum(map(len, self._where.values())) == sum(len(s.place) for s in self._streams.values())

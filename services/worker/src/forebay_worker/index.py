@@ -172,6 +172,16 @@ class StoreIndex:
             pressed.asked = max(pressed.asked, charge)
         return Refused(reason)
 
+    def ask_room(self, wanted_bytes: int) -> bool:
+        """Asks the slowest tier in service to have so much room, unless there is as much in one; whether it was asked.
+        What leaves by itself already counts."""
+        able = [number for number, tier in enumerate(self._tiers) if tier.in_service]
+        if not able or any(self._tiers[n].free + self._leaving_bytes(n) >= wanted_bytes for n in able):
+            return False
+        last = self._tiers[able[-1]]
+        last.asked = max(last.asked, min(wanted_bytes, last.capacity))
+        return True
+
     def leaving_bytes(self) -> int:
         """Bytes of all tiers in blocks that were let go of and whose room is not back yet."""
         return sum(block.charge for block in self._leaving)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
+from itertools import islice
 
 from aiohttp import web
 
@@ -33,8 +34,11 @@ LOOK_S = 0.2
 AGAIN_S = 1.0
 """How long a block that could not be fetched waits."""
 
-ROOM_S = 0.05
+ROOM_S = 0.02
 """How long a block that found no room waits until it is tried again."""
+
+ROOM_BLOCKS = 2 * FETCHES_MAX
+"""Blocks that room is made for before they are asked for."""
 
 KNOWN_MAX = 400_000
 CHECKS_AT_ONCE = 200
@@ -126,6 +130,14 @@ class Prefetch:
                 continue
             if block_id in self._known:
                 self._begin(block_id)
+        self._store.ask_room(sum(block.size for block in self._lacking(wanted)))
+
+    def _lacking(self, wanted: list[HintedBlock]) -> list[HintedBlock]:
+        """Blocks that are next to be fetched and have no room yet."""
+        missing = (
+            block for block in wanted if block.block_id in self._known and not self.hints.is_here(block.block_id)
+        )
+        return list(islice(missing, ROOM_BLOCKS))
 
     def _is_whole(self, block_id: str) -> bool:
         """Whether nothing is left to fetch: it may still have to be sealed."""

@@ -16,6 +16,7 @@ from forebay_worker.access import Asked
 from forebay_worker.block import Block, State
 from forebay_worker.files import BlockFile, Corrupt, TierFailed
 from forebay_worker.fill import Abandoned, Filler, Filling
+from forebay_worker.hints import Hints
 from forebay_worker.moves import Mover
 from forebay_worker.observe import WorkerMetrics
 from forebay_worker.peers import PeerSource
@@ -78,8 +79,16 @@ class Reads:
     """All reads of one worker. ``passive``: keep copies of what was read through a home."""
 
     def __init__(
-        self, store: Store, filler: Filler, metrics: WorkerMetrics, *, passive: bool, mover: Mover | None = None
+        self,
+        store: Store,
+        filler: Filler,
+        metrics: WorkerMetrics,
+        *,
+        passive: bool,
+        mover: Mover | None = None,
+        order: Hints | None = None,
     ) -> None:
+        self._order = order or Hints(0)
         self._mover = mover
         self._store = store
         self._filler = filler
@@ -146,7 +155,7 @@ class Reads:
             is_corrupt = False
             block = await self._admitted(read)
             if block is None:
-                if read.overflow is not None and self._store.index.get(read.asked.block_id) is None:
+                if read.overflow is not None and self._may_overflow(read.asked.block_id):
                     beyond = read.overflow
                 break
             self._store.index.lease(block)
@@ -180,10 +189,18 @@ class Reads:
             self._store.failed(block, error)
             await self._store.discard(block)
 
+    def _may_overflow(self, block_id: str) -> bool:
+        """Whether another worker may keep the block instead: not one of an order, which will be fetched here."""
+        return self._store.index.get(block_id) is None and not self._order.knows(block_id)
+
     async def _admitted(self, read: Read) -> Block | None:
         block = self._store.index.get(read.asked.block_id)
+        if block is None and self._order.is_past(read.asked.block_id):
+            return None
         if block is None or block.state is State.FILLING:
             block = await self._filler.admit(read.asked, read.source, is_spare=read.is_spare)
+            if block is None:
+                self._order.goes_past(read.asked.block_id)
         if block is not None and block.length != read.asked.length:
             return None
         return block

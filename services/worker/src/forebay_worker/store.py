@@ -178,6 +178,11 @@ class Store:
         self._metrics.refused.add(1, reserved.reason)
         return None
 
+    def ask_room(self, wanted_bytes: int) -> None:
+        """Eviction makes so much room, as far as something may go: blocks of these bytes are about to come."""
+        if self.index.ask_room(wanted_bytes):
+            self._pressed.set()
+
     async def _has_left(self, block_id: str) -> None:
         """Waits for a block whose file is being unlinked right now: its successor must not be asked for twice."""
         leaving = self._going[block_id]

@@ -55,6 +55,9 @@ from forebay.transport import HttpClient
 MAP_POLL_S = 25.0
 """How long one wait for the next cluster map lasts."""
 
+HINTED_TOUCH_S = 0.1
+"""How often a client that told the order of its reads says what it read in place: workers fetch and evict by it."""
+
 
 def registry_options(options: ClientOptions) -> RegistryOptions:
     """The times of the client's registry connection."""
@@ -119,6 +122,7 @@ class Client:
         self._hinting = Hinting(
             self._http, self._names, self._tickets, self._members, options=options, home_of=self._source.home_of
         )
+        self._has_hinted = False
         self._reports = TouchReports(self._http, self._members, self._local, metrics)
         self._parts = ReaderParts(
             options=options,
@@ -312,6 +316,7 @@ class Client:
             InvalidRequest: more than ``FILES_MAX`` files, a directory, a negative epoch or rank.
             ForebayError: no worker could be told.
         """
+        self._has_hinted = True
         return await self._hinting.hint(files, epoch=epoch, seed=seed, rank=rank)
 
     # -- background
@@ -348,11 +353,16 @@ class Client:
 
     async def _report(self) -> None:
         while True:
-            await asyncio.sleep(self.options.touch_interval_s)
+            await asyncio.sleep(report_pause_s(self.options.touch_interval_s, has_hinted=self._has_hinted))
             await self._reports.turn()
             if self._accesses is not None:
                 await self._accesses.turn()
             self._names.sweep()
+
+
+def report_pause_s(touch_interval_s: float, *, has_hinted: bool) -> float:
+    """Between two touch reports: workers follow by them a reader that told its order and reads in place."""
+    return min(touch_interval_s, HINTED_TOUCH_S) if has_hinted else touch_interval_s
 
 
 def readahead_budget(options: ClientOptions) -> int:
