@@ -27,12 +27,14 @@ BUCKET, PREFIX = "train", "data"
 BANDWIDTH = 60e6
 """Bytes a second of the under store, for everybody together."""
 
-SHARDS = 24
+SHARDS = 48
+"""Some four hundred blocks: each worker is home of about as many more than it has room for."""
+
 EPOCHS = 2
 """Measured, after one that fills the cache."""
 
 DIRECT_STREAMS = 8
-BLOCK = 2 << 20
+BLOCK = 4 << 20
 """Small, so that what a worker holds is many blocks, as it is with a real dataset."""
 
 SMALL_BLOCKS = {"master": ("--block-size", str(BLOCK))}
@@ -83,10 +85,9 @@ def reached(made: Job, s3: S3Server, proxy: FaultProxy, share: float) -> dict[st
     return found
 
 
-@cache
-def cached(options: Options) -> float:
+def cached(made: Job) -> float:
     """MB/s of the same cluster when all is cached."""
-    with job(options, shards=SHARDS) as made, mounted(made, room=8.0, extra=SMALL_BLOCKS) as mount:
+    with mounted(made, room=8.0, extra=SMALL_BLOCKS) as mount:
         made.run(mount.files(), 0.0)
         drop_caches()
         return made.mbps(made.run(mount.files(), 0.0, epoch=1))
@@ -95,8 +96,8 @@ def cached(options: Options) -> float:
 @cache
 def cliff(options: Options, share: float) -> Mapping[str, Any]:
     """Of one share of the dataset."""
-    whole = cached(options)
     with job(options, shards=SHARDS) as made, served(made) as (s3, proxy):
+        whole = cached(made)
         found = reached(made, s3, proxy, share)
         proxy.faults = Faults(shared_bytes_per_s=BANDWIDTH)
         plain = direct(made, f"http://{proxy.address}")
