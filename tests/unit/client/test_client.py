@@ -195,6 +195,27 @@ def test_what_readahead_holds_can_be_seen_without_a_copy() -> None:
     with_client(body)
 
 
+def test_what_is_lent_stays_as_it_is_and_held_until_it_is_given_back() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader, other = await client.open("/a"), await client.open("/a")
+        async with reader.lend(0, 10_000) as views:  # nothing is read ahead yet
+            assert b"".join(views) == DATA[:10_000]
+        await until(lambda: reader.peek(10_000, 10_000) is not None)
+        async with reader.lend(10_000, 150_000) as views:
+            assert len(views) > 1
+            await reader.close()
+            assert await other.read(300_000, 200_000) == DATA[300_000:500_000]
+            assert b"".join(views) == DATA[10_000:160_000]
+            assert all(view.readonly for view in views)
+            assert client._segments.held_bytes > 0
+        await other.close()
+        with pytest.raises(InvalidRequest):
+            async with reader.lend(0, 1):
+                pass
+
+    with_client(body)
+
+
 def test_two_readers_of_one_version_share_what_is_fetched() -> None:
     async def body(cluster: FakeCluster, client: Client) -> None:
         one, two = await client.open("/a"), await client.open("/a")

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from forebay.client.segments import IDLE_S, Segment, SegmentKey, SegmentTable
+from forebay.client.segments import IDLE_S, POOL_IDLE_S, Segment, SegmentKey, SegmentTable
 from forebay.client.tasks import Tasks
 from forebay.testing import run
 
@@ -121,5 +121,52 @@ def test_a_failed_fetch_is_forgotten_and_tells_who_holds_it() -> None:
         assert scene.table.held_bytes == 0
         scene.table.release(segment)
         scene.table.validate()
+
+    run(main())
+
+
+def test_what_is_lent_makes_room_for_nobody_however_long() -> None:
+    async def main() -> None:
+        scene = Scene(segments=1)
+        segment = scene.want(1)
+        assert segment is not None
+        await scene.let_go()
+        segment.lent += 1
+        scene.now_s = 10 * IDLE_S
+
+        while_lent = scene.want(2)
+        segment.lent -= 1
+        afterwards = scene.want(2)
+
+        assert while_lent is None
+        assert afterwards is not None
+        await scene.let_go()
+        scene.table.validate()
+
+    run(main())
+
+
+def test_kept_buffers_count_in_the_budget_and_go_back_when_nobody_takes_them() -> None:
+    async def main() -> None:
+        scene = Scene()
+        held = [scene.want(n) for n in range(4)]
+        await scene.let_go()
+        for segment in held:
+            assert segment is not None
+            scene.table.release(segment)
+        kept = scene.table.kept_bytes
+        scene.want(9, 100)
+        besides = scene.table.kept_bytes
+        scene.table.validate()
+
+        scene.now_s = POOL_IDLE_S - 0.1
+        scene.table.sweep()
+        soon = scene.table.kept_bytes
+        scene.now_s = POOL_IDLE_S
+        scene.table.sweep()
+
+        assert (kept, besides, soon) == (4 * SIZE, 3 * SIZE, 3 * SIZE)
+        assert scene.table.kept_bytes == 0
+        await scene.let_go()
 
     run(main())

@@ -71,6 +71,15 @@ def test_files_are_listed_and_read() -> None:
             client.open("/c")
 
 
+def test_bytes_are_lent_to_threads_too() -> None:
+    with cluster() as options, SyncClient(options) as client, client.open("/a") as reader:
+        found = b""
+        for offset in range(0, len(DATA), 100_000):
+            with reader.lend(offset, 100_000) as views:
+                found += b"".join(views)
+        assert found == DATA
+
+
 def test_threads_share_one_client() -> None:
     with cluster() as options, SyncClient(options) as client, client.open("/a") as reader:
         with ThreadPoolExecutor(4) as pool:

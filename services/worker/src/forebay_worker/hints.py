@@ -2,9 +2,11 @@
 
 A *stream* is the order in which one reader (a rank in an epoch) will read blocks of this worker. What it has read so
 far shows where it is; the *window* is what follows, up to its share of a byte budget. Blocks of the window that are
-not here are fetched, just in time. A block is *awaited* while a stream that was heard of lately has it before it,
-however far: it is not evicted for a block that is fetched ahead, or it would have to be fetched again in the same
-epoch. What all streams have *behind* them makes room. What a stream has jumped over is not fetched any more.
+not here are fetched, just in time. Blocks that are here take of the budget too, so that the windows of all workers
+reach equally far: one that lacks little does not fetch what is read much later while the reader waits for one that
+lacks much. A block is *awaited* while a stream that was heard of lately has it before it, however far: it is not
+evicted for a block that is fetched ahead, or it would have to be fetched again in the same epoch. What all streams
+have *behind* them makes room. What a stream has jumped over is not fetched any more.
 
 Invariants (``validate``): (1) a block is known to a stream at one place; (2) ``_where`` names exactly the streams'
 blocks; (3) no more than ``STREAMS_MAX`` streams of ``BLOCKS_MAX`` blocks.
@@ -34,9 +36,6 @@ SILENT_S = 600.0
 RESTING_S = 120.0
 """For a stream that was not heard of for so long nothing is fetched or kept, until it goes on."""
 
-REACH = 4
-"""What is here already counts for the window too, but so many times the budget may lie in it."""
-
 WINDOW_BLOCKS = 512
 """And no more blocks than these after the one that was read furthest: it is looked at whenever one is read."""
 
@@ -63,17 +62,15 @@ class _Stream:
     read: set[int] = field(default_factory=set)
     at: int = 0
 
-    def window(self, budget_bytes: int, is_settled: Callable[[str], bool]) -> Iterator[HintedBlock]:
-        """What is read next, as far as it fits; the first block always does. What is here not because it was fetched
-        ahead (``is_settled``) takes none of the budget."""
-        left, reach, is_first = budget_bytes, REACH * budget_bytes, True
+    def window(self, budget_bytes: int) -> Iterator[HintedBlock]:
+        """What is read next, here or not, as far as it fits; the first block always does."""
+        left, is_first = budget_bytes, True
         for number in range(max(0, self.at - SLACK), min(len(self.blocks), self.at + WINDOW_BLOCKS)):
             if number in self.read:
                 continue
             block = self.blocks[number]
-            reach -= block.size
-            left -= 0 if is_settled(block.block_id) else block.size
-            if min(left, reach) < 0 and not is_first:
+            left -= block.size
+            if left < 0 and not is_first:
                 return
             is_first = False
             yield block
@@ -94,7 +91,6 @@ class Hints:
         self._streams: dict[str, _Stream] = {}
         self._where: dict[str, set[str]] = {}
         self._soon: set[str] | None = None
-        self._fetched: set[str] = set()
         self._used: dict[str, None] = {}
         self._past: set[str] = set()
 
@@ -136,7 +132,6 @@ class Hints:
         known = self._streams.pop(stream, None)
         self._soon = None
         for block_id in known.place if known is not None else ():
-            self._fetched.discard(block_id)
             self._past.discard(block_id)
             streams = self._where[block_id]
             streams.discard(stream)
@@ -157,7 +152,6 @@ class Hints:
             stream.at = max(stream.at, place + 1)
             self._used.pop(block_id, None)
             self._used[block_id] = None
-            self._fetched.discard(block_id)
             self._soon, moved = None, True
         return moved
 
@@ -175,16 +169,12 @@ class Hints:
         """The blocks of all windows as they are now, the next of each stream first."""
         going = [stream for stream in self._streams.values() if self._goes_on(stream)]
         share = self.budget_bytes // max(1, len(going))
-        windows = [list(stream.window(share, self._is_settled)) for stream in going]
+        windows = [list(stream.window(share)) for stream in going]
         longest = max(map(len, windows), default=0)
         mixed = [w[n] for n in range(longest) for w in windows if n < len(w)]
         found = {block.block_id: block for block in mixed}
         self._soon = set(found)
         return list(found.values())
-
-    def fetched(self, block_id: str) -> None:
-        """The block was fetched because of a hint."""
-        self._fetched.add(block_id)
 
     def knows(self, block_id: str) -> bool:
         """Whether a stream has named the block."""
@@ -199,9 +189,6 @@ class Hints:
     def is_past(self, block_id: str) -> bool:
         """Whether reads of the block go past the tiers, until one of its readers says another order."""
         return block_id in self._past and block_id not in self.soon()
-
-    def _is_settled(self, block_id: str) -> bool:
-        return block_id not in self._fetched and self.is_here(block_id)
 
     def awaits(self, block_id: str) -> bool:
         """Whether a stream will read the block, or is reading it: evicted now, it would be fetched again soon."""
@@ -224,7 +211,6 @@ class Hints:
         for name in [n for n, s in self._streams.items() if now_s - s.heard_s > SILENT_S]:
             self.drop(name)
         self._used = {b: None for b in self._used if b in self._where}
-        self._fetched &= self._where.keys()
 
     def validate(self) -> None:
         """Checks the invariants."""

@@ -190,7 +190,6 @@ class Prefetch:
         filling = self._filler.get(block)
         if filling is None:
             return "was_here"
-        self.hints.fetched(block_id)
         extents = block.extents.missing(range(block.extents.geometry.count))
         reader = self._filler.want(filling, extents)
         try:

@@ -88,7 +88,7 @@ class Reads:
         mover: Mover | None = None,
         order: Hints | None = None,
     ) -> None:
-        self._order = order or Hints(0)
+        self._order = Hints(0) if order is None else order
         self._mover = mover
         self._store = store
         self._filler = filler

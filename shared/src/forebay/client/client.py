@@ -358,6 +358,7 @@ class Client:
             if self._accesses is not None:
                 await self._accesses.turn()
             self._names.sweep()
+            self._segments.sweep()
 
 
 def report_pause_s(touch_interval_s: float, *, has_hinted: bool) -> float:

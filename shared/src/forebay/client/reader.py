@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from forebay.client.blocks import BlockSource, FileVersion
@@ -114,7 +115,38 @@ class Reader:
         Raises:
             StaleVersion: as ``read_into``.
         """
+        held = await self._arrived(offset, self._admit(offset, length))
+        if held is None:
+            return None
+        views = [segment.view[part.offset : part.offset + part.length] for segment, part in held]
+        self._let_go(held)
+        return views
+
+    @asynccontextmanager
+    async def lend(self, offset: int, length: int) -> AsyncIterator[list[memoryview]]:
+        """``async with reader.lend(offset, length) as views``: the bytes, read only, as they lie in the buffers of the
+        readahead, or in memory of their own where it does not have them. They stay as they are, and count in the
+        budget, until the context ends.
+
+        Raises:
+            ForebayError: as ``read_into``.
+        """
         length = self._admit(offset, length)
+        held = await self._arrived(offset, length)
+        if held is None:
+            yield [memoryview(await self.read(offset, length))]
+            return
+        for segment, _ in held:
+            segment.lent += 1
+        try:
+            yield [segment.view[part.offset : part.offset + part.length].toreadonly() for segment, part in held]
+        finally:
+            for segment, _ in held:
+                segment.lent -= 1
+            self._let_go(held)
+
+    async def _arrived(self, offset: int, length: int) -> list[tuple[Segment, Piece]] | None:
+        """Segments with a range, once they have come; the caller holds them. ``None`` as ``arrived``."""
         if length:
             self._follow(offset, length)
         waiting: list[tuple[Segment, Piece]] = []
@@ -125,16 +157,20 @@ class Reader:
             waiting.append((segment, part))
         for segment, _ in waiting:
             segment.holders += 1
+        have_come = False
         try:
             tasks = [segment.task for segment, _ in waiting if not segment.ended and segment.task is not None]
             if tasks:
                 await asyncio.wait(tasks, timeout=self._parts.options.read_deadline_s)
-            if not all(segment.ready for segment, _ in waiting):
-                return None
-            return [segment.view[part.offset : part.offset + part.length] for segment, part in waiting]
+            have_come = all(segment.ready for segment, _ in waiting)
         finally:
-            for segment, _ in waiting:
-                self._parts.segments.release(segment)
+            if not have_come:
+                self._let_go(waiting)
+        return waiting if have_come else None
+
+    def _let_go(self, held: list[tuple[Segment, Piece]]) -> None:
+        for segment, _ in held:
+            self._parts.segments.release(segment)
 
     def local_block(self, index: int) -> LocalBlock | None:
         """The whole block ``index`` as an open file on this host, if it is here. Use it before the next await."""

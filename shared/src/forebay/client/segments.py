@@ -6,7 +6,8 @@ reader does without and reads directly.
 
 Invariants (``validate``): (1) ``held_bytes`` is the sum of the buffers handed out, never above the budget; (2) a
 buffer goes back to the pool only after its fetch has ended, so a cancelled fetch can't write into another's bytes;
-(3) with no reader open nothing is held.
+(3) with no reader open nothing is held but what is lent; (4) buffers handed out and buffers kept for the next
+segments together are never above the budget.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ FREE_BUFFERS_MAX = 16
 """Full-size buffers kept for the next segments. A fresh one of 4 MiB costs 3 to 4 ms of page faults on a virtual
 machine (measured), a kept one nothing. Huge pages were tried and left: the first use of one cost 15 ms there."""
 
+POOL_IDLE_S = 5.0
+"""Kept buffers that nobody took for so long are given back to the kernel."""
+
 Buffer = bytearray | mmap.mmap
 
 
@@ -44,15 +48,16 @@ class SegmentKey:
 
 
 class Segment:
-    """``view`` holds the bytes once ``ready``; ``holders`` counts the readers that want it."""
+    """``view`` holds the bytes once ``ready``; ``holders`` counts the readers that want it, ``lent`` those of them that
+    gave parts of it to a program: it makes room for nobody meanwhile."""
 
-    __slots__ = ("_buffer", "ended", "error", "holders", "key", "ready", "task", "used_s", "view")
+    __slots__ = ("_buffer", "ended", "error", "holders", "key", "lent", "ready", "task", "used_s", "view")
 
     def __init__(self, key: SegmentKey, buffer: Buffer, length: int, now_s: float) -> None:
         self.key = key
         self._buffer = buffer
         self.view = memoryview(buffer)[:length]
-        self.holders = 0
+        self.holders = self.lent = 0
         self.ready = False
         self.ended = False
         self.error: BaseException | None = None
@@ -83,6 +88,7 @@ class SegmentTable:
         self._clock = clock
         self._segments: OrderedDict[SegmentKey, Segment] = OrderedDict()
         self._pool: list[Buffer] = []
+        self._pooled_s = 0.0
         self._sharers: set[object] = set()
         self.held_bytes = 0
 
@@ -132,6 +138,7 @@ class SegmentTable:
         segment = Segment(key, buffer, length, self._clock())
         self.held_bytes += size
         self._segments[key] = segment
+        self._trim()
         segment.task = self._tasks.spawn("segment", fetch(segment.view))
         segment.task.add_done_callback(lambda task: self._ended(segment, task))
         return segment
@@ -164,6 +171,22 @@ class SegmentTable:
         buffer = segment.free()
         if len(buffer) == self._full and len(self._pool) < FREE_BUFFERS_MAX:
             self._pool.append(buffer)
+            self._pooled_s = self._clock()
+            self._trim()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Buffers that nobody uses, kept for the next segments."""
+        return len(self._pool) * self._full
+
+    def _trim(self) -> None:
+        while self._pool and self.held_bytes + self.kept_bytes > self._budget:
+            self._pool.pop()
+
+    def sweep(self) -> None:
+        """Gives kept buffers back that are of no use any more. The owner's to call now and then."""
+        if self._clock() - self._pooled_s >= POOL_IDLE_S:
+            self._pool.clear()
 
     def _make_room(self, size: int) -> bool:
         """Drop finished segments that are idle, longest first, until ``size`` fits."""
@@ -171,11 +194,11 @@ class SegmentTable:
         for segment in tuple(self._segments.values()):
             if self.held_bytes + size <= self._budget or now - segment.used_s < IDLE_S:
                 break
-            if segment.ready:
+            if segment.ready and not segment.lent:
                 self._drop(segment)
         return self.held_bytes + size <= self._budget
 
     def validate(self) -> None:
         """Checks the invariants at rest (no fetch running)."""
         assert self.held_bytes == sum(s.cost for s in self._segments.values())
-        assert self.held_bytes <= self._budget
+        assert self.held_bytes + self.kept_bytes <= self._budget

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -229,6 +230,25 @@ class SyncReader:
     def read(self, offset: int, length: int) -> bytes:
         """As ``Reader.read``."""
         return self._run(lambda reader: reader.read(offset, length))
+
+    @contextmanager
+    def lend(self, offset: int, length: int) -> Iterator[list[memoryview]]:
+        """As ``Reader.lend``. What is lent outlives the reader, but not its client."""
+
+        async def enter(reader: Reader) -> tuple[AbstractAsyncContextManager[list[memoryview]], list[memoryview]]:
+            lent = reader.lend(offset, length)
+            return lent, await lent.__aenter__()
+
+        async def leave() -> None:
+            await lent.__aexit__(None, None, None)
+
+        lent, views = self._run(enter)
+        pid = os.getpid()
+        try:
+            yield views
+        finally:
+            if pid == os.getpid() and not self._client.is_closed:
+                self._client.core().run(leave())
 
     def close(self) -> None:
         """As ``Reader.close``; one whose client was closed before has nothing left to give back."""
