@@ -14,6 +14,9 @@ from forebay.errors import ConfigError
 
 _FIELDS = {f.name: f.type for f in fields(ClientOptions)}
 _PATHS = ("tls_ca", "tls_cert", "tls_key")
+_OF_ANY_FILE_SYSTEM = frozenset({"block_size"})
+"""What `fsspec.open` hands to any file system: how much to read at once, which is the client's affair here."""
+
 _FROM_ENVIRONMENT = {
     "registry": "FOREBAY_REGISTRY",
     "cluster_id": "FOREBAY_CLUSTER_ID",
@@ -31,7 +34,9 @@ def client_options(given: Mapping[str, Any], environ: Mapping[str, str]) -> Clie
         ConfigError: no registry, a name that is no option, a value that cannot work.
     """
     found = {name: environ[key] for name, key in _FROM_ENVIRONMENT.items() if environ.get(key)}
-    found.update({name: value for name, value in given.items() if value is not None})
+    found.update(
+        {name: value for name, value in given.items() if value is not None and name not in _OF_ANY_FILE_SYSTEM}
+    )
     for name in found:
         if name not in _FIELDS:
             raise ConfigError(name, "no option of forebay:// is called so")
