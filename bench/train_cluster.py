@@ -39,6 +39,7 @@ UNTUNED: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "passive_cache": (("worker", ("--passive-cache",)),),
     "promote": (("worker", ("--read-type", "CACHE_PROMOTE")),),
     "no_metadata_cache": (("gateway", ("--no-metadata-cache",)),),
+    "update_access_time": (("gateway", ("--update-access-time",)),),
     "short_timeouts": (("gateway", ("--entry-timeout", "0", "--attr-timeout", "0", "--negative-timeout", "0")),),
 }
 """Flags by switch. *One thread* is the input's own (`train_job.ONE_THREAD`); the gateway has no data helpers here."""
