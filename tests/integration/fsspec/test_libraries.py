@@ -29,7 +29,7 @@ def picture(number: int) -> bytes:
 def write_shard(path: Path, numbers: range) -> None:
     with tarfile.open(path, "w") as tar:
         for number in numbers:
-            for suffix, body in (("jpg", picture(number)), ("cls", str(number).encode())):
+            for suffix, body in (("bin", picture(number)), ("cls", str(number).encode())):
                 member = tarfile.TarInfo(f"{number:04d}.{suffix}")
                 member.size = len(body)
                 tar.addfile(member, io.BytesIO(body))
@@ -56,9 +56,9 @@ def test_webdataset_reads_shards_by_url(options: dict[str, Any], monkeypatch: py
 
     monkeypatch.setitem(webdataset.gopen_schemes, "forebay", opened)
 
-    found = webdataset.WebDataset("forebay:///shard-{0..1}.tar", shardshuffle=False).to_tuple("__key__", "jpg", "cls")
+    found = webdataset.WebDataset("forebay:///shard-{0..1}.tar", shardshuffle=False).to_tuple("__key__", "bin", "cls")
 
-    assert [(key, jpg, int(cls)) for key, jpg, cls in found] == [(f"{n:04d}", picture(n), n) for n in range(SAMPLES)]
+    assert [(key, body, int(cls)) for key, body, cls in found] == [(f"{n:04d}", picture(n), n) for n in range(SAMPLES)]
 
 
 @pytest.mark.parametrize(("kind", "files"), [("parquet", "part-*.parquet"), ("json", "lines.jsonl")])
