@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ from forebay.telemetry import quiet
 from forebay.testing import run
 from forebay.ufs import UfsUri
 from forebay.ufs.posix import file_fingerprint
-from tests.contract.master.kit import service, settings
+from tests.contract.master.kit import Service, service, settings
 
 
 @pytest.fixture
@@ -361,6 +362,42 @@ def test_a_walk_over_many_directories_takes_few_calls_and_a_second_none(tmp_path
                 await client.lookup("/m/30/7")
                 assert s.master.meters.trees.value("done") == asked
                 assert pages.value("ufs") + pages.value("store") == 2
+
+    run(main())
+
+
+def test_of_an_immutable_mount_whose_names_were_loaded_nothing_is_asked_any_more(tmp_path: Path) -> None:
+    async def main() -> None:
+        # given
+        for directory in range(7):
+            (tmp_path / "data" / f"{directory}" / "deep").mkdir(parents=True)
+            for number in range(30):
+                (tmp_path / "data" / f"{directory}" / "deep" / f"{number}").touch()
+        async with service(settings(tmp_path, [f"/m=file://{tmp_path}/data,max-age-s=immutable"])) as s:
+            options = ClientOptions(
+                registry=f"http://{s.address}", cluster_id="test", client_id="tester", metadata_cache_s=3600.0
+            )
+            async with Client(options, quiet()) as client:
+                assert await client.load_names("/m") == 7 * 32
+                before = await requests(s)
+                assert before
+                # when
+                for top in [entry.name async for entry in client.list("/m")]:
+                    assert [entry.name async for entry in client.list(f"/m/{top}")] == ["deep"]
+                    names = [entry.name async for entry in client.list(f"/m/{top}/deep")]
+                    assert len(names) == 30
+                    for name in names:
+                        assert (await client.lookup(f"/m/{top}/deep/{name}")).entry.layout is not None
+                # then
+                assert await requests(s) == before
+
+    async def requests(s: Service) -> dict[str, str]:
+        """What the master has answered, by method and route; not the members' own traffic and these questions."""
+        lines = (await s.send("GET", "/metrics")).body.decode().splitlines()
+        counts = (
+            line.rsplit(" ", 1) for line in lines if line.startswith("http_server_request_duration_seconds_count")
+        )
+        return {name: n for name, n in counts if not re.search(r'route="/(metrics|v1/cluster|v1/members[^"]*)"', name)}
 
     run(main())
 

@@ -260,6 +260,23 @@ def test_objects_that_cannot_be_files_are_skipped_and_counted() -> None:
     run(main())
 
 
+def test_keys_that_are_not_utf8_are_skipped_and_encoded_ones_are_read() -> None:
+    async def main() -> None:
+        # given
+        keys = ["p/bad%FF", "p/%ED%A0%80", "p/a+b%2B%25", "p/%EF%BF%BD", "p/plain"]
+        folders = "".join(f"<CommonPrefixes><Prefix>{name}/</Prefix></CommonPrefixes>" for name in ("p/%C3", "p/d+e"))
+        body = "<EncodingType>url</EncodingType>" + "".join(map(one, keys)) + folders
+        async with scripted(listing(body)) as (s3, endpoint), opened(endpoint) as ufs:
+            # when
+            page = await ufs.list_page("")
+        # then
+        assert [entry.key for entry in page.entries] == ["a b+%", "d e", "plain", "\ufffd"]
+        assert page.skipped == 3
+        assert "encoding-type=url" in s3.asked[0].target
+
+    run(main())
+
+
 def test_a_mount_without_path_style_takes_it_from_the_endpoint_and_keys_are_sent_as_they_are() -> None:
     async def main() -> None:
         # given

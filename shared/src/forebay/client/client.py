@@ -204,7 +204,7 @@ class Client:
 
     async def load_names(self, path: str) -> int:
         """Takes in all names below ``path``, as far as the caches hold them; how many there are. On an ``immutable``
-        mount no call for metadata is needed afterwards."""
+        mount no call for metadata is needed afterwards, for ``metadata_cache_s``."""
         return await self._names.load_names(path)
 
     async def lookup_many(self, paths: Sequence[str]) -> Sequence[BatchItem]:

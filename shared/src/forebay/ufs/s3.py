@@ -257,7 +257,12 @@ class S3Ufs:
         async with deadline(self._limits.request_timeout_s):
             with self._meter.request("ListObjectsV2"), translated(key):
                 reply: dict[str, Any] = await self._session.client.list_objects_v2(
-                    Bucket=self._uri.root, Prefix=prefix, Delimiter="/", MaxKeys=limit, **following
+                    Bucket=self._uri.root,
+                    Prefix=prefix,
+                    Delimiter="/",
+                    MaxKeys=limit,
+                    EncodingType="url",
+                    **following,
                 )
         self._check_region(reply)
         return reply

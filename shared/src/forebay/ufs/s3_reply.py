@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from forebay.errors import (
     Detail,
@@ -153,7 +154,7 @@ def wrong_region(region: str | None, **details: Detail) -> UfsError:
 
 
 def page_of_listing(reply: Mapping[str, Any], *, directory: str, prefix: str, token: str | None) -> UfsPage:
-    """A page from one ``ListObjectsV2`` reply with delimiter "/" (as botocore parses it).
+    """A page from one ``ListObjectsV2`` reply with delimiter "/" (as botocore parses it, its keys not decoded).
 
     ``prefix`` is the full prefix that was asked, "" or ending in "/"; ``directory`` what callers call it.
 
@@ -167,7 +168,7 @@ def page_of_listing(reply: Mapping[str, Any], *, directory: str, prefix: str, to
         raise UfsError("the listing does not go on", directory=directory)
     if not (objects or prefixes or token or following) and prefix:
         raise NotFound("no such directory", key=directory)
-    found = list(_named(objects, prefixes, prefix))
+    found = list(_named(objects, prefixes, prefix, is_encoded=reply.get("EncodingType") == "url"))
     usable = [_entry(name, item, directory) for name, item in found if is_file_name(name)]
     entries = sorted((e for e in usable if e is not None), key=_order)
     folders = {e.key for e in entries if isinstance(e, UfsDir)}
@@ -175,15 +176,33 @@ def page_of_listing(reply: Mapping[str, Any], *, directory: str, prefix: str, to
     return UfsPage(chosen, following, skipped=len(found) - len(entries))
 
 
-def _named(objects: Any, prefixes: Any, prefix: str) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
-    """(name, object) and (name, ``None``) for directories; the marker of the directory itself is left out."""
+def _named(
+    objects: Any, prefixes: Any, prefix: str, *, is_encoded: bool
+) -> Iterator[tuple[str, Mapping[str, Any] | None]]:
+    """(name, object) and (name, ``None``) for directories; the marker of the directory itself is left out. A key that
+    is no text has the name "", which no file can have."""
     files = ((str(item.get("Key", "")), item) for item in objects)
     folders = ((str(item.get("Prefix", "")).removesuffix("/"), None) for item in prefixes)
-    for key, item in [*files, *folders]:
+    for sent, item in [*files, *folders]:
+        key = _decoded(sent) if is_encoded else sent
+        if key is None:
+            yield "", item
+            continue
         if not key.startswith(prefix.removesuffix("/") if item is None else prefix):
             raise UfsError("the listing holds keys outside its prefix", directory=prefix)
         if item is None or key != prefix:
             yield key[len(prefix) :], item
+
+
+def _decoded(key: str) -> str | None:
+    """A key of a listing with encoding type "url" (a space is "+"); ``None`` if it is not UTF-8: botocore would put
+    U+FFFD in place of what it cannot read, which names no object, or another one."""
+    if "%" not in key and "+" not in key:
+        return key
+    try:
+        return unquote_to_bytes(key.replace("+", " ")).decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _entry(name: str, item: Mapping[str, Any] | None, directory: str) -> UfsEntry | None:
