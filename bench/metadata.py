@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -16,7 +17,6 @@ from bench.gateway_side import our_mount
 from bench.memory import kept_memory
 from bench.metadata_side import MIB, cpu_of, fill_store, folder, master, master_calls, rss_peak_bytes, with_client
 from forebay.client import Client
-from forebay.contracts import TreeRequest
 
 BENCH = "metadata"
 KEPT_BYTES = 512 * MIB
@@ -40,13 +40,11 @@ def make_files(root: Path, directories: int, files: int) -> None:
 
 async def take_all(client: Client) -> int:
     """Every name, entries decoded."""
-    token, count = None, 0
-    while True:
-        reply = await client.tree_page(TreeRequest(path="/", page_token=token))
-        count += sum(len(page.entries) for page in reply.directories)
-        token = reply.next_page_token
-        if token is None:
-            return count
+    count = 0
+    async with aclosing(client.tree("/")) as pages:
+        async for reply in pages:
+            count += sum(len(page.entries) for page in reply.directories)
+    return count
 
 
 def bare_scan(root: str) -> int:

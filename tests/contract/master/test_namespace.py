@@ -8,6 +8,7 @@ import os
 import re
 import threading
 import time
+from contextlib import aclosing
 from pathlib import Path
 
 import orjson
@@ -362,6 +363,30 @@ def test_a_walk_over_many_directories_takes_few_calls_and_a_second_none(tmp_path
                 await client.lookup("/m/30/7")
                 assert s.master.meters.trees.value("done") == asked
                 assert pages.value("ufs") + pages.value("store") == 2
+
+    run(main())
+
+
+def test_the_next_page_of_a_tree_is_filled_while_one_is_looked_at_and_all_come_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        # given
+        for directory in range(11):
+            (tmp_path / "data" / f"{directory:02}").mkdir(parents=True)
+            for number in range(1000):
+                (tmp_path / "data" / f"{directory:02}" / f"{number:03}").touch()
+        async with service(settings(tmp_path, [f"/m=file://{tmp_path}/data"])) as s:
+            options = ClientOptions(registry=f"http://{s.address}", cluster_id="test", client_id="tester")
+            async with Client(options, quiet()) as client:
+                # when
+                async with aclosing(client.tree("/m")) as pages, asyncio.timeout(20):
+                    await anext(pages)
+                    while s.master.meters.trees.value("done") < 2:
+                        await asyncio.sleep(0.01)
+                found = [page async for reply in client.tree("/m") for page in reply.directories]
+                # then
+                names = [f"{page.path}/{entry.name}" for page in found for entry in page.entries]
+                below = [f"/m/{directory:02}/{number:03}" for directory in range(11) for number in range(1000)]
+                assert names == [f"/m/{directory:02}" for directory in range(11)] + below
 
     run(main())
 

@@ -46,8 +46,15 @@ from forebay_master.walks import Spot, Walk, make_token, parse_token
 EXTRA_S = 0.5
 """How long a page that has names already waits for further directories."""
 
-AHEAD = 16
+AHEAD = 32
 """Directories that are brought in at once for the pages to come."""
+
+TOGETHER = 8
+"""Directories that are waited for at once; those after them come in meanwhile."""
+
+COLD_S = 5.0
+"""A page with a listing no older than this stands where a tree is coming in: what follows is brought in ahead. Where
+listings may not be as old as this, they would be brought in twice."""
 
 LOOK_AHEAD = 3 * AHEAD
 """Directories that are looked at for that."""
@@ -119,7 +126,7 @@ class Trees:
         spot = self._begin(walk, tag, request)
         filling = _Filling(walk, self._needed(place.mount), request.limit, spot, packed=request.packed)
         await self._fill(filling)
-        if filling.was_cold and filling.spot is not None:
+        if filling.spot is not None and self._is_coming_in(filling):
             ahead = await self._database.read(partial(self._ahead, filling=filling, directory=filling.spot.directory))
             self._syncs.bring_ahead(place.mount, ahead, filling.since)
         self._meters.entries.add(filling.count)
@@ -202,7 +209,8 @@ class Trees:
         mount, spot = filling.walk.mount, filling.spot
         assert spot is not None
         filling.was_cold = True
-        tasks = [self._syncs.bring_missing(mount, each, filling.since(each)) for each in filling.missing]
+        self._syncs.bring_ahead(mount, filling.missing[TOGETHER:], filling.since)
+        tasks = [self._syncs.bring_missing(mount, each, filling.since(each)) for each in filling.missing[:TOGETHER]]
         first = (await asyncio.gather(*tasks, return_exceptions=True))[0]
         if not isinstance(first, BaseException):
             return True
@@ -214,6 +222,12 @@ class Trees:
         after = await self._database.read(skipped)
         filling.spot = Spot(after) if after is not None else None
         return after is not None
+
+    def _is_coming_in(self, filling: _Filling) -> bool:
+        age_s = freshness.listing_age_of(filling.walk.mount, filling.walk.root)
+        if age_s is not None and age_s < COLD_S:
+            return False
+        return filling.was_cold or any(self._clock() - page.synced_at_s < COLD_S for page in filling.pages)
 
     def _take(self, db: sqlite3.Connection, filling: _Filling) -> None:
         """On a database thread: directories into the page, as long as they have good listings."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -201,6 +201,11 @@ class Client:
     async def tree_page(self, request: TreeRequest) -> TreeReply:
         """Names of many directories; whole ones are held, and so are the lookups of all names."""
         return await self._names.tree_page(request)
+
+    def tree(self, path: str) -> AsyncGenerator[TreeReply, None]:
+        """All names below ``path`` of one mount, in pages that span directories (as ``tree_page``); close it
+        (``contextlib.aclosing``) where it is left early."""
+        return self._names.tree(path)
 
     async def load_names(self, path: str) -> int:
         """Takes in all names below ``path``, as far as the caches hold them; how many there are. On an ``immutable``

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import PurePosixPath
 
 import msgspec
@@ -164,10 +165,33 @@ class Names:
         """Names of many directories; whole ones are held, for those who list them with the limit ``held_for``, and so
         are the lookups of all names."""
         limit = request.limit if held_for is None else held_for
+        return self._taken(await self._ask_tree(request), limit)
+
+    async def tree(self, path: str) -> AsyncGenerator[TreeReply, None]:
+        """`Client.tree`. A master fills the next page while one is taken apart here."""
+        request = TreeRequest(path=normal(path), limit=WALK_NAMES)
+        coming = asyncio.ensure_future(self._ask_tree(request))
+        try:
+            while True:
+                answer = await coming
+                token = answer.next_page_token
+                if token is not None:
+                    coming = asyncio.ensure_future(self._ask_tree(msgspec.structs.replace(request, page_token=token)))
+                    await asyncio.sleep(0)  # so that the request goes out first
+                yield self._taken(answer, request.limit)
+                if token is None:
+                    return
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+
+    async def _ask_tree(self, request: TreeRequest) -> TreeReply:
         packed = msgspec.structs.replace(request, packed=True)
-        answer = await self._masters.call(
+        return await self._masters.call(
             TREE_PATH, packed, TreeReply, deadline=self._deadline(), attempt_s=TREE_ATTEMPT_S
         )
+
+    def _taken(self, answer: TreeReply, limit: int) -> TreeReply:
         reply = msgspec.structs.replace(answer, directories=tuple(map(_unpacked, answer.directories)))
         now_s = time.monotonic()
         for page in reply.directories:
@@ -180,13 +204,11 @@ class Names:
 
     async def load_names(self, path: str) -> int:
         """`Client.load_names`."""
-        token, count = None, 0
-        while True:
-            reply = await self.tree_page(TreeRequest(path=normal(path), page_token=token))
-            count += sum(len(page.entries) for page in reply.directories)
-            token = reply.next_page_token
-            if token is None:
-                return count
+        count = 0
+        async with aclosing(self.tree(path)) as pages:
+            async for reply in pages:
+                count += sum(len(page.entries) for page in reply.directories)
+        return count
 
     async def lookup_many(self, paths: Sequence[str]) -> Sequence[BatchItem]:
         """`Client.lookup_many`."""
