@@ -39,11 +39,11 @@ def remote(cluster: Cluster) -> SdkFiles:
     return SdkFiles(cluster.client_options(short_circuit_dirs=()))
 
 
-def trained(files: Files, folder: Path, *, workers: int = 0) -> list[EpochReport]:
-    """Two epochs, the first of them cold."""
+def trained(files: Files, folder: Path, *, workers: int = 0, epochs: int = 2) -> list[EpochReport]:
+    """Epochs, the first of them cold."""
     data = ShardDataset(files, NAMES, window=1, piece_bytes=1 << 20)
     with Steps(folder) as steps:
-        for epoch in range(2):
+        for epoch in range(epochs):
             data.set_epoch(epoch)
             loader = DataLoader(data, batch_size=BATCH, num_workers=workers)
             for _ in steps(loader, epoch=epoch, images=len):
@@ -89,14 +89,14 @@ def test_a_cold_epoch_through_the_sdk_waits_for_the_under_store_and_a_warm_one_d
 def test_a_cold_epoch_through_the_mount_is_told_apart_by_what_its_gateway_says(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    cold, warm = trained(MountFiles(cluster.mount), tmp_path / "steps")
+    cold, *warm = trained(MountFiles(cluster.mount), tmp_path / "steps", epochs=4)
 
-    check_sums([cold, warm])
+    check_sums([cold, *warm])
     assert lost_s(cold)["ufs"] > 0.5 * cold.waited_s
     assert lost_s(cold)["fuse"] > 0
     assert {slow.path for slow in cold.slow} <= {f"/{name}" for name in NAMES}
-    assert lost_s(warm)["ufs"] == 0
-    assert lost_s(warm)["local"] > 0  # the page cache
+    assert all(lost_s(epoch)["ufs"] == 0 for epoch in warm)
+    assert any(lost_s(epoch)["local"] > 0 for epoch in warm)  # the page cache, which a busy kernel may have emptied
 
 
 def test_single_files_are_accounted_for_as_well(cluster: Cluster, tmp_path: Path) -> None:

@@ -279,7 +279,8 @@ def _weed_command(folder: Path, ports: list[int]) -> list[str | Path]:
     gateway = ["-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
     # Without it a restarted master waits ten seconds and more for votes that nobody else has.
     quick = ["-master.electionTimeout=1s", "-master.heartbeatInterval=200ms"]
-    sizes = ["-master.volumeSizeLimitMB=1024", "-volume.max=0", "-master.telemetry=false"]
+    # Each bucket takes seven volumes (sparse files); 0 would mean as many as gigabytes are free on the disk.
+    sizes = ["-master.volumeSizeLimitMB=1024", "-volume.max=2000", "-master.telemetry=false"]
     config = f"-s3.config={folder / 's3.json'}"
     return [
         tool("weed"),
