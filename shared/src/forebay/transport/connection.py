@@ -8,6 +8,7 @@ the peer), large ones at once. There is no task per connection: the owner calls 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from abc import abstractmethod
 from typing import Any, Generic, TypeVar, cast
@@ -37,6 +38,15 @@ def is_same_host(peername: object) -> bool:
         return True
     host = peername[0] if isinstance(peername, tuple) and peername else None
     return isinstance(host, str) and (host.startswith(("127.", "::ffff:127.")) or host == "::1")
+
+
+def _write(transport: asyncio.Transport, outbox: list[bytes | memoryview]) -> None:
+    if len(outbox) == 1:
+        transport.write(outbox[0])
+    elif sum(map(len, outbox)) <= JOIN_BYTES_MAX:
+        transport.write(b"".join(outbox))
+    else:
+        transport.writelines(outbox)
 
 
 class Connection(asyncio.BufferedProtocol, Generic[E]):
@@ -159,12 +169,8 @@ class Connection(asyncio.BufferedProtocol, Generic[E]):
         if not outbox:
             return
         if transport is not None and not transport.is_closing():
-            if len(outbox) == 1:
-                transport.write(outbox[0])
-            elif sum(map(len, outbox)) <= JOIN_BYTES_MAX:
-                transport.write(b"".join(outbox))
-            else:
-                transport.writelines(outbox)
+            with contextlib.suppress(RuntimeError):  # uvloop's, of a handle that it closed and has not told us of yet
+                _write(transport, outbox)
         outbox.clear()
 
     async def send_body(self, stream: Stream, data: bytes | bytearray | memoryview, *, is_end: bool) -> None:
