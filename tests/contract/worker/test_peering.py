@@ -245,7 +245,7 @@ def test_a_draining_worker_owns_nothing_answers_what_it_holds_and_can_come_back(
 def test_a_rebalance_hands_blocks_to_their_new_home_and_lets_them_go(tmp_path: Path) -> None:
     async def body(made: Cluster) -> None:
         old = await add(made, "old")
-        all_files = files(made, 8)
+        all_files = files(made, 16)  # so many that both members get some
         for file in all_files:
             await made.get(old, file.path())
         await until(lambda: all(sealed(old, file) for file in all_files))
@@ -271,7 +271,7 @@ def test_a_rebalance_hands_blocks_to_their_new_home_and_lets_them_go(tmp_path: P
 def test_a_rebalance_keeps_to_its_rate_and_can_be_stopped(tmp_path: Path) -> None:
     async def body(made: Cluster) -> None:
         old = await add(made, "old")
-        all_files = files(made, 8)
+        all_files = files(made, 16)  # so many that both members get some
         for file in all_files:
             await made.get(old, file.path())
         await add(made, "new")
