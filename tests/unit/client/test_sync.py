@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import os
 import random
 import select
+import signal
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -132,6 +135,32 @@ def test_a_reader_may_outlive_its_client_and_still_be_closed() -> None:
         reader.close()
         with pytest.raises(InvalidRequest, match="closed"):
             reader.read(0, 1)
+
+
+def test_what_the_collector_closes_in_the_loops_own_thread_is_not_waited_for() -> None:
+    class Forgotten:
+        """As a file of fsspec that nobody closed: in a cycle, closed when it is collected."""
+
+        def __init__(self, client: SyncClient) -> None:
+            self.reader = client.open("/a")
+            self.reader.read(0, 1)
+            self.me = self
+            weakref.finalize(self, self.reader.close)
+
+    async def collect() -> int:
+        return gc.collect()
+
+    def collected() -> bool:
+        signal.alarm(20)  # who waits for itself does so for ever
+        gc.disable()  # so that it is collected nowhere else
+        with SyncClient(options) as client:
+            alive = weakref.ref(Forgotten(client))
+            client.submit(lambda _: collect()).result()
+            with client.open("/a") as reader:
+                return alive() is None and reader.read(0, len(DATA)) == DATA
+
+    with cluster() as options:
+        assert in_child(collected) == 0
 
 
 def test_who_made_a_client_is_not_woken_when_it_is_closed() -> None:

@@ -82,6 +82,14 @@ class _Core:
             future.cancel()
             raise
 
+    def finish(self, coro: Coroutine[Any, Any, object]) -> None:
+        """Gives something back. A finalizer may call this in the loop's own thread, where the collector happens to run:
+        then it is begun and not waited for, for the loop would wait for itself."""
+        if threading.current_thread() is self._thread:
+            self.submit(coro)
+        else:
+            self.run(coro)
+
     def close(self) -> None:
         try:
             self.run(self.client.close())
@@ -248,13 +256,13 @@ class SyncReader:
             yield views
         finally:
             if pid == os.getpid() and not self._client.is_closed:
-                self._client.core().run(leave())
+                self._client.core().finish(leave())
 
     def close(self) -> None:
         """As ``Reader.close``; one whose client was closed before has nothing left to give back."""
         reader, self._reader = self._reader, None
         if reader is not None and self._pid == os.getpid() and not self._client.is_closed:
-            self._client.core().run(reader.close())
+            self._client.core().finish(reader.close())
 
     def _run(self, call: Callable[[Reader], Coroutine[Any, Any, T]]) -> T:
         core = self._client.core()
