@@ -151,6 +151,7 @@ def test_what_the_collector_closes_in_the_loops_own_thread_is_not_waited_for() -
         return gc.collect()
 
     def collected() -> bool:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a handler of Python's would wait as well
         signal.alarm(20)  # who waits for itself does so for ever
         gc.disable()  # so that it is collected nowhere else
         with SyncClient(options) as client:
