@@ -42,6 +42,9 @@ FILES, QUICK_FILES, FILE_BYTES = 512, 32, MIB
 """One block each: of many small ones each worker owns about as much as the others. With a few large ones the fullest
 worker is what limits, and losing one of the others costs nothing."""
 
+BACK = 0.95
+"""Throughput is back when it has reached this share of what it comes to."""
+
 REQUESTS, READ = "forebay_ufs_requests_total{", "forebay_ufs_read_bytes_total{"
 
 
@@ -71,6 +74,15 @@ class Seen:
         """MB/s of what ended between two moments."""
         count = sum(start_s <= end < stop_s for end, _ in self.reads)
         return count * READ_BYTES / 1e6 / (stop_s - start_s)
+
+    def back_s(self, since_s: float, wanted: float, length_s: float) -> float:
+        """Seconds until the throughput of two seconds is ``wanted`` MB/s; at most ``length_s`` less two."""
+        last_s = length_s - 2.0
+        for tenth in range(int(last_s * 10)):
+            at_s = since_s + tenth / 10
+            if self.rate(at_s, at_s + 2.0) >= wanted:
+                return tenth / 10
+        return last_s
 
     def seconds(self, start_s: float, stop_s: float) -> list[float]:
         """Durations, sorted, of reads that were under way at some moment between the two."""
@@ -192,7 +204,7 @@ def throttled_loss(options: Options) -> Figure:
         seen = bounded.load.stop()
     before = seen.rate(start, changed)
     after = seen.rate(changed + times.settle_s, changed + times.settle_s + times.after_s)
-    share = 1 / workers
+    share, last_s = 1 / workers, times.settle_s + times.after_s
     detail: dict[str, Any] = {
         "before_MBps": round(before, 1),
         "after_MBps": round(after, 1),
@@ -201,13 +213,14 @@ def throttled_loss(options: Options) -> Figure:
         "share_of_the_worker": share,
         "served_before_MB": {n: round(b / 1e6) for n, b in before_bytes.items()},
         "served_after_MB": {n: round((after_bytes[n] - b) / 1e6) for n, b in before_bytes.items()},
-        "by_second_MBps": _by_second(seen, changed, times.settle_s + times.after_s),
+        "by_second_MBps": _by_second(seen, changed, last_s),
+        "back_s": seen.back_s(changed, BACK * after, last_s),
         "errors": len(seen.errors),
         "wrong": seen.wrong,
         "times_s": [times.before_s, times.settle_s, times.after_s],
         "versions": environment("forebay", "uvloop"),
     }
-    say(f"throttled: {before:.1f} -> {after:.1f} MB/s")
+    say(f"throttled: {before:.1f} -> {after:.1f} MB/s, back after {detail['back_s']} s")
     if seen.errors or seen.wrong:
         raise RuntimeError(f"{len(seen.errors)} reads failed, {seen.wrong} were wrong: {seen.errors[:3]}")
     return Figure(
@@ -243,13 +256,7 @@ class Killed:
 
     def recovered_s(self) -> float:
         """Seconds until the throughput of two seconds reaches 95 % of what the others can give."""
-        wanted = 0.95 * self.expected
-        last = self.times.settle_s + self.times.after_s - 2.0
-        for tenth in range(int(last * 10)):
-            at = self.killed_s + tenth / 10
-            if self.seen.rate(at, at + 2.0) >= wanted:
-                return tenth / 10
-        return last
+        return self.seen.back_s(self.killed_s, BACK * self.expected, self.times.settle_s + self.times.after_s)
 
     @property
     def before(self) -> float:

@@ -19,7 +19,7 @@ from typing import Any
 from bench.figures import Figure, Options, Run, compare, environment
 from bench.first_transport import BLOB_BYTES, NGINX_CONFIG, NGINX_SHOWN, QUICK_BYTES, Side, blob_file, nginx, side
 from forebay.cli.cluster import ClusterSpec, LocalCluster
-from forebay.client.blocks import FileVersion
+from forebay.client.wanted import FileVersion
 from forebay.contracts import LookupReply, LookupRequest, TicketReply, TicketRequest
 from forebay.contracts.blocks import TICKET_HEADER, block_path
 from forebay.runtime import Deadline

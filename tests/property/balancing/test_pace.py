@@ -21,11 +21,11 @@ def fast_cluster(paces: Paces, names: str = "abc", *, now_s: float = 0.0) -> Non
             paces.answered(name, 4 * MIB, FAST, now_s)
 
 
-def be_slow(paces: Paces, name: str, until_s: float, *, latency_s: float = SLOW, under_way: int = 1) -> None:
+def be_slow(paces: Paces, name: str, until_s: float, *, latency_s: float = SLOW, came_mib: float = 4) -> None:
     """Slow answers that came for long enough, the last at ``until_s``."""
     for _ in range(ANSWERS):
-        paces.answered(name, 4 * MIB, latency_s, until_s - SLOW_FOR_S, under_way)
-    paces.answered(name, 4 * MIB, latency_s, until_s, under_way)
+        paces.answered(name, 4 * MIB, latency_s, until_s - SLOW_FOR_S, came_mib)
+    paces.answered(name, 4 * MIB, latency_s, until_s, came_mib)
 
 
 def slowed(name: str = "a") -> Paces:
@@ -100,9 +100,9 @@ def test_above_the_named_pace_nobody_is_slow_however_fast_the_others_are() -> No
 def test_a_queue_of_our_own_making_accuses_nobody_and_hides_nobody() -> None:
     paces = Paces()
     fast_cluster(paces)
-    be_slow(paces, "a", 2.0, latency_s=20 * FAST, under_way=20)
+    be_slow(paces, "a", 2.0, latency_s=20 * FAST, came_mib=20 * 4)
     assert not paces.slow(2.0)
-    be_slow(paces, "a", 4.0, latency_s=6 * SLOW, under_way=6)
+    be_slow(paces, "a", 4.0, latency_s=6 * SLOW, came_mib=6 * 4)
     assert list(paces.slow(4.0)) == ["a"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -235,9 +236,13 @@ def test_bulk_reads_beyond_the_cap_wait_their_turn() -> None:
             # given two held reads and three that wait
             sent: list[int] = []
 
+            def on_sent(under_way: int, landed: Callable[[], int]) -> None:
+                assert landed() == 0
+                sent.append(under_way)
+
             async def read() -> int:
                 buffer = memoryview(bytearray(5))
-                return (await p.client.read_into(p.peer, "/hold", buffer, deadline=soon(), on_sent=sent.append)).length
+                return (await p.client.read_into(p.peer, "/hold", buffer, deadline=soon(), on_sent=on_sent)).length
 
             reads = [asyncio.create_task(read()) for _ in range(5)]
             await p.seen.started.wait()

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from functools import partial
 
 from forebay.balancing import LoadTable, Paces, Surroundings, choose, entry_worker
 from forebay.client.hedges import Delays
@@ -18,7 +18,8 @@ from forebay.client.retries import RetryBudget
 from forebay.client.sockets import LocalSockets
 from forebay.client.tasks import Tasks
 from forebay.client.tickets import TicketCache
-from forebay.contracts import BlockTarget, Layout, Member, identity
+from forebay.client.wanted import FileVersion, Request, Sent, Wanted
+from forebay.contracts import Member
 from forebay.contracts.blocks import (
     COPY_HEADER,
     HOP_HEADER,
@@ -28,7 +29,6 @@ from forebay.contracts.blocks import (
     SERVING_WEIGHT_HEADER,
     SOURCE_HEADER,
     TICKET_HEADER,
-    block_path,
     format_range,
 )
 from forebay.errors import (
@@ -53,63 +53,8 @@ HEDGES_MAX = 8
 ALIVE_AFTER_S = 1.0
 """A worker that has not answered for so long is asked whether it is alive, and again after each such time."""
 
-
-@dataclass(frozen=True)
-class FileVersion:
-    """One version of one file, as a reader holds it."""
-
-    mount_id: str
-    layout: Layout
-    path: str
-
-    def block_id(self, index: int) -> str:
-        """The id of block ``index``."""
-        return identity.block_id(self.layout.version_id, self.layout.block_size, index)
-
-    def block_length(self, index: int) -> int:
-        """Bytes in block ``index``."""
-        return identity.block_length(self.layout.size, self.layout.block_size, index)
-
-    def target(self, index: int) -> BlockTarget:
-        """What the data route is asked for."""
-        layout = self.layout
-        return BlockTarget(
-            mount_id=self.mount_id,
-            key=layout.key,
-            size=layout.size,
-            fingerprint=layout.fingerprint,
-            index=index,
-        )
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """One range of one block. ``length`` bytes from ``offset``."""
-
-    file: FileVersion
-    index: int
-    offset: int
-    length: int
-    block_id: str
-    path: str
-
-    @staticmethod
-    def of(file: FileVersion, index: int, offset: int, length: int) -> Wanted:
-        """With what a request needs computed once."""
-        block_id = file.block_id(index)
-        return Wanted(file, index, offset, length, block_id, block_path(block_id, file.target(index)))
-
-
-@dataclass
-class Sent:
-    """When a request went out, and how many its connection had under way then; never, while it waits for its turn."""
-
-    at_s: float | None = None
-    under_way: int = 1
-
-    def now(self, under_way: int) -> None:
-        """It goes out."""
-        self.at_s, self.under_way = time.monotonic(), under_way
+LOOK_S = 0.25
+"""How often a request that is late looks whether its member was found slow meanwhile."""
 
 
 class BlockSource:
@@ -266,7 +211,7 @@ class BlockSource:
             async with bound.timeout():
                 ticket = (await self._tickets.get(wanted.file.mount_id, wanted.file.path)).ticket
             try:
-                reply = await self._watched(step, wanted, ticket, buffer, bound)
+                reply = await self._watched(Request(step, wanted, ticket, buffer, bound))
             except (Unauthenticated, PermissionDenied):
                 if fresh or not self._tickets.drop(wanted.file.mount_id, ticket):
                     raise
@@ -276,60 +221,63 @@ class BlockSource:
 
     # -- one request, and what helps it along when it is late
 
-    async def _watched(
-        self, step: Step, wanted: Wanted, ticket: str, buffer: memoryview, deadline: Deadline
-    ) -> DataReply:
-        """The request; a hedge and a look whether the member is alive run beside it when it is late."""
-        delay_s = self._delays.delay_s(wanted.length) if self._options.hedge else None
-        first_s = ALIVE_AFTER_S if delay_s is None else min(delay_s, ALIVE_AFTER_S)
+    async def _watched(self, request: Request) -> DataReply:
+        """The request; when it is late a hedge, and a look how its member gets on, run beside it."""
+        delay_s = self._delays.delay_s(request.wanted.length) if self._options.hedge else None
+        is_last_resort = self.paces.is_avoided(request.member_id, time.monotonic())
         race: Race[DataReply] = Race(
-            self._tasks, first_s, lambda: self._help(race, step, wanted, ticket, buffer, deadline, delay_s)
+            self._tasks,
+            LOOK_S if delay_s is None else min(delay_s, LOOK_S),
+            lambda: self._help(race, request, delay_s, is_last_resort=is_last_resort),
         )
-        return await race.run(self._timed(step, wanted, ticket, buffer, deadline, race))
+        return await race.run(self._timed(request, race))
 
     async def _help(
-        self,
-        race: Race[DataReply],
-        step: Step,
-        wanted: Wanted,
-        ticket: str,
-        buffer: memoryview,
-        deadline: Deadline,
-        delay_s: float | None,
+        self, race: Race[DataReply], request: Request, delay_s: float | None, *, is_last_resort: bool
     ) -> None:
-        started = race.started_s
-        if delay_s is not None:
-            await asyncio.sleep(started + delay_s - time.monotonic())
-            await self._hedge(race, step, wanted, ticket, buffer, deadline)
-        await asyncio.sleep(started + ALIVE_AFTER_S - time.monotonic())
-        while await self._is_alive(step.member):
-            await asyncio.sleep(ALIVE_AFTER_S)
-        race.lose(PeerUnavailable(f"{step.member.member_id} does not answer any more", member=step.member.member_id))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._look(race, request, is_last_resort=is_last_resort))
+            if delay_s is not None:
+                await asyncio.sleep(race.started_s + delay_s - time.monotonic())
+                await self._hedge(race, request)
 
-    async def _hedge(
-        self,
-        race: Race[DataReply],
-        step: Step,
-        wanted: Wanted,
-        ticket: str,
-        buffer: memoryview,
-        deadline: Deadline,
-    ) -> None:
+    async def _look(self, race: Race[DataReply], request: Request, *, is_last_resort: bool) -> None:
+        """Ends the wait for a member that was found slow meanwhile, or that does not answer anything any more."""
+        member_id, asked_s = request.member_id, race.started_s
+        while True:
+            await asyncio.sleep(LOOK_S)
+            now = time.monotonic()
+            self.paces.look(member_id, now)
+            if not is_last_resort and self._is_past_waiting(request, now):
+                return race.lose(DeadlineExceeded(f"{member_id} is slow", member=member_id))
+            if now - asked_s >= ALIVE_AFTER_S:
+                if not await self._is_alive(request.step.member):
+                    return race.lose(PeerUnavailable(f"{member_id} does not answer any more", member=member_id))
+                asked_s = time.monotonic()
+
+    def _is_past_waiting(self, request: Request, now_s: float) -> bool:
+        """Whether another should be asked: the member was found slow. If it fills the block, another would fill it as
+        well."""
+        if not self.paces.is_avoided(request.member_id, now_s):
+            return False
+        return self._members.block(request.wanted.block_id).filler(now_s) != request.member_id
+
+    async def _hedge(self, race: Race[DataReply], first: Request) -> None:
         """Asks another member that may hold the block. Into a buffer of its own: two must not write into one."""
-        now = time.monotonic()
-        member = hedge_member(self._holders(wanted), step, suspects=self._shunned(now))
+        now, wanted = time.monotonic(), first.wanted
+        member = hedge_member(self._holders(wanted), first.step, suspects=self._shunned(now))
         if member is None or self._hedges >= HEDGES_MAX or not self._budget.take(now):
             return
         own = memoryview(bytearray(wanted.length))
-        other = Step(member, hop=True, timeout_s=step.timeout_s, probe=True)
+        other = Step(member, hop=True, timeout_s=first.step.timeout_s, probe=True)
         self._hedges += 1
         won = False
         try:
-            reply = await self._timed(other, wanted, ticket, own, deadline)
+            reply = await self._timed(Request(other, wanted, first.ticket, own, first.deadline))
             self._check(reply, wanted)
 
             def take() -> DataReply:
-                buffer[:] = own
+                first.buffer[:] = own
                 return reply
 
             race.win(take)
@@ -348,8 +296,9 @@ class BlockSource:
             return False
         return True
 
-    def _headers(self, step: Step, wanted: Wanted, ticket: str) -> dict[str, str]:
-        headers = {TICKET_HEADER: ticket, "range": format_range(wanted.offset, wanted.offset + wanted.length)}
+    def _headers(self, request: Request) -> dict[str, str]:
+        step, wanted = request.step, request.wanted
+        headers = {TICKET_HEADER: request.ticket, "range": format_range(wanted.offset, wanted.offset + wanted.length)}
         if step.hop:
             headers[HOP_HEADER] = "1"
         if step.probe:
@@ -360,26 +309,19 @@ class BlockSource:
             headers[COPY_HEADER] = "spare"
         return headers
 
-    async def _timed(
-        self,
-        step: Step,
-        wanted: Wanted,
-        ticket: str,
-        buffer: memoryview,
-        deadline: Deadline,
-        race: Race[DataReply] | None = None,
-    ) -> DataReply:
+    async def _timed(self, request: Request, race: Race[DataReply] | None = None) -> DataReply:
         """The request, with what it says about the member recorded."""
-        member_id, started, sent = step.member.member_id, time.monotonic(), Sent()
+        member_id, started = request.member_id, time.monotonic()
         self.loads.start(member_id, started)
-        if not step.probe:
-            self._members.block(wanted.block_id).asked(member_id, started)
+        if not request.step.probe:
+            self._members.block(request.wanted.block_id).asked(member_id, started)
         self.paces.asked(member_id, started)
         self.suspects.asked(member_id, started)
         try:
-            headers = self._headers(step, wanted, ticket)
-            reply = await self._read_into(step.member, wanted, buffer, deadline, headers, sent)
+            reply = await self._read_into(request)
+            self._settled(request, reply.length)
         except ForebayError as e:
+            self._settled(request, 0)
             now, bad = time.monotonic(), blames_member(e)
             self.loads.finish(member_id, now, latency_s=now - started, ok=not bad)
             self.paces.unanswered(member_id)
@@ -389,85 +331,82 @@ class BlockSource:
                 self.suspects.answered(member_id)
             raise
         except BaseException:
-            self._left(step, wanted, started, sent, race)
+            self._settled(request, 0)
+            self._left(request, started, race)
             raise
         now = time.monotonic()
         self.loads.finish(member_id, now, latency_s=now - started)
         self.suspects.answered(member_id)
-        self._delays.answered(wanted.length, now - started)
-        self._heard(step, wanted, reply, now, sent)
+        self._delays.answered(request.wanted.length, now - started)
+        self._heard(request, reply, now)
         return reply
 
-    async def _read_into(
-        self,
-        member: Member,
-        wanted: Wanted,
-        buffer: memoryview,
-        deadline: Deadline,
-        headers: dict[str, str],
-        sent: Sent,
-    ) -> DataReply:
-        began_s, kind = time.monotonic(), "remote"
+    async def _read_into(self, request: Request) -> DataReply:
+        began_s, kind, wanted = time.monotonic(), "remote", request.wanted
         try:
-            reply = await self._request(member, wanted, buffer, deadline, headers, sent)
+            reply = await self._asked(request)
             kind = "ufs" if reply.headers.get(SOURCE_HEADER) == "ufs" else "remote"
             return reply
         finally:
-            waits.note(kind, began_s, path=wanted.file.path, block=wanted.block_id, member=member.member_id)
+            waits.note(kind, began_s, path=wanted.file.path, block=wanted.block_id, member=request.member_id)
 
-    async def _request(
-        self,
-        member: Member,
-        wanted: Wanted,
-        buffer: memoryview,
-        deadline: Deadline,
-        headers: dict[str, str],
-        sent: Sent,
-    ) -> DataReply:
+    async def _asked(self, request: Request) -> DataReply:
         """Over the member's socket if it is on this host, else, or if that is gone, over the network."""
+        member = request.step.member
         socket = self._sockets.address(member)
         if socket is not None:
             try:
-                reply = await self._http.read_into(
-                    socket, wanted.path, buffer, deadline=deadline, headers=headers, on_sent=sent.now
-                )
+                reply = await self._asked_at(socket, request)
             except PeerUnavailable as e:
                 self._sockets.lost(member)
                 self._log.info("a worker's socket is not used", member=member.member_id, error=e.message)
             else:
                 self._by_socket.add(1)
                 return reply
+        return await self._asked_at(member.tcp, request)
+
+    async def _asked_at(self, address: str, request: Request) -> DataReply:
         return await self._http.read_into(
-            member.tcp, wanted.path, buffer, deadline=deadline, headers=headers, on_sent=sent.now
+            address,
+            request.wanted.path,
+            request.buffer,
+            deadline=request.deadline,
+            headers=self._headers(request),
+            on_sent=partial(self._sent, request),
         )
 
-    def _left(self, step: Step, wanted: Wanted, started_s: float, sent: Sent, race: Race[DataReply] | None) -> None:
-        """The request was given up: by the caller, which says nothing, or because another member was faster."""
-        member_id, now = step.member.member_id, time.monotonic()
+    def _sent(self, request: Request, under_way: int, landed: Callable[[], int]) -> None:
+        self._settled(request, 0)  # over the socket, in vain
+        is_held = self._members.block(request.wanted.block_id).is_held_by(request.member_id)
+        request.sent = Sent.now(landed, is_held=is_held)
+        self.paces.owes(request.member_id, request.sent.owed, request.sent.at_s)
+
+    def _settled(self, request: Request, length: int) -> None:
+        if request.sent is not None:
+            self.paces.settled(request.member_id, request.sent.owed, length, time.monotonic())
+
+    def _left(self, request: Request, started_s: float, race: Race[DataReply] | None) -> None:
+        """The request was given up: by the caller, which says nothing, or because another member was faster, or this
+        one slow, or dead."""
+        member_id, now = request.member_id, time.monotonic()
         if race is None or not race.is_over:
             self.loads.cancelled(member_id)
             self.paces.unanswered(member_id)
             self.suspects.given_up(member_id)
             return
         self.loads.finish(member_id, now, latency_s=now - started_s, ok=race.error is None)
-        if self._members.block(wanted.block_id).is_held_by(member_id):
-            self._paced(member_id, wanted.length, now, sent)
+        sent, wanted = request.sent, request.wanted
+        if sent is not None and self._members.block(wanted.block_id).is_held_by(member_id):
+            self.paces.late(member_id, wanted.length, now - sent.at_s, now, sent.owed.meanwhile)
         else:
             self.paces.unanswered(member_id)  # it may have been filling: that says nothing of its tiers
-        if race.error is None:
-            self.suspects.given_up(member_id)
-        else:
+        if isinstance(race.error, PeerUnavailable):
             self.suspects.failed(member_id, now)
-
-    def _paced(self, member_id: str, length: int, now_s: float, sent: Sent) -> None:
-        """What the time since the request went out says of the member's pace; nothing, if it never did."""
-        if sent.at_s is None:
-            self.paces.unanswered(member_id)
         else:
-            self.paces.answered(member_id, length, now_s - sent.at_s, now_s, sent.under_way)
+            self.suspects.given_up(member_id)
 
-    def _heard(self, step: Step, wanted: Wanted, reply: DataReply, now_s: float, sent: Sent) -> None:
-        member_id, headers = step.member.member_id, reply.headers
+    def _heard(self, request: Request, reply: DataReply, now_s: float) -> None:
+        member_id, headers, sent = request.member_id, reply.headers, request.sent
         weight = headers.get(SERVING_WEIGHT_HEADER)
         if weight is not None:
             try:
@@ -475,9 +414,9 @@ class BlockSource:
             except ValueError as e:
                 raise PeerMisbehaved("the worker's serving weight is no number") from e
         from_tier = headers.get(SOURCE_HEADER) in TIERS
-        self._members.block(wanted.block_id).came(member_id, now_s, from_tier=from_tier)
-        if from_tier:
-            self._paced(member_id, reply.length, now_s, sent)
+        self._members.block(request.wanted.block_id).came(member_id, now_s, from_tier=from_tier)
+        if from_tier and sent is not None:
+            self.paces.answered(member_id, reply.length, now_s - sent.at_s, now_s, sent.owed.meanwhile)
         else:
             self.paces.unanswered(member_id)
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from forebay.client.accesses import AccessTimes
-from forebay.client.blocks import BlockSource, FileVersion
+from forebay.client.blocks import BlockSource
 from forebay.client.hinting import Hinting
 from forebay.client.local import LocalBlock, LocalDirs
 from forebay.client.masters import Masters
@@ -28,6 +28,7 @@ from forebay.client.segments import SegmentTable
 from forebay.client.sockets import LocalSockets
 from forebay.client.tasks import Tasks
 from forebay.client.tickets import TicketCache
+from forebay.client.wanted import FileVersion
 from forebay.contracts import (
     BatchItem,
     ChangesReply,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
-from forebay.client.blocks import FileVersion
 from forebay.client.hints import FILES_MAX, MISSING_NAMED, Part, directories_to_list, parts
 from forebay.client.members import Members
 from forebay.client.names import Names, normal
 from forebay.client.options import ClientOptions
 from forebay.client.tickets import TicketCache
+from forebay.client.wanted import FileVersion
 from forebay.contracts import HintReply
 from forebay.contracts.blocks import HINT_PATH, TICKET_HEADER
 from forebay.errors import ForebayError, InvalidRequest, NotFound

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from forebay.client.blocks import FileVersion
+from forebay.client.wanted import FileVersion
 from forebay.contracts import HintedBlock, HintRequest, identity
 
 BLOCKS_PER_REQUEST = 1000

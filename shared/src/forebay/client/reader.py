@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from forebay.client.blocks import BlockSource, FileVersion
+from forebay.client.blocks import BlockSource
 from forebay.client.local import LocalBlock, LocalDirs
 from forebay.client.options import ClientOptions
 from forebay.client.ranges import Grid, Piece, clip, pieces
 from forebay.client.readahead import Cursor, advance
 from forebay.client.segments import Segment, SegmentKey, SegmentTable
+from forebay.client.wanted import FileVersion
 from forebay.errors import ForebayError, InvalidRequest, StaleVersion, UfsUnavailable
 from forebay.runtime import Deadline
 from forebay.telemetry import Gauge, waits

@@ -145,11 +145,12 @@ class HttpClient:
         *,
         deadline: Deadline,
         headers: Mapping[str, str] | None = None,
-        on_sent: Callable[[int], None] | None = None,
+        on_sent: Callable[[int, Callable[[], int]], None] | None = None,
     ) -> DataReply:
         """A bulk GET on a data connection; the body lands in ``buffer``, which is not touched after this returns.
 
-        ``on_sent`` hears when its turn has come, and how many bulk reads the connection has then, this one included.
+        ``on_sent`` hears when its turn has come, how many bulk reads the connection has then, this one included, and
+        what tells from then on how many bytes of the body have landed.
 
         Raises:
             ForebayError: as `call`; `PeerMisbehaved` if the body is longer than ``buffer``.
@@ -205,7 +206,7 @@ class HttpClient:
         *,
         body: bytes = b"",
         into: memoryview | None = None,
-        on_sent: Callable[[int], None] | None = None,
+        on_sent: Callable[[int, Callable[[], int]], None] | None = None,
     ) -> Call:
         """One request under observation, in its lane, by its deadline."""
         pool = self._peer(peer)
@@ -215,10 +216,10 @@ class HttpClient:
             if not lane.gate.try_enter():
                 async with deadline.timeout():
                     await lane.gate.enter()
-            if on_sent is not None:
-                on_sent(lane.gate.inside + lane.gate.lent)
             place = _Place(lane.gate, self.limits.data_patience_s if into is not None else None)
             try:
+                if on_sent is not None:
+                    on_sent(lane.gate.inside + lane.gate.lent, place.landed)
                 call = await self._attempt(peer, lane, fields, deadline, body=body, into=into, place=place)
             finally:
                 place.leave()
@@ -297,6 +298,10 @@ class _Place:
     def _late(self) -> None:
         if self.call is not None and self.call.head is None:
             self._is_lent = self._gate.lend()
+
+    def landed(self) -> int:
+        """Bytes of the body that lie in the caller's memory."""
+        return self.call.landed if self.call is not None else 0
 
     def leave(self) -> None:
         """The call is over."""

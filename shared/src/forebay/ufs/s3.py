@@ -155,7 +155,7 @@ class S3Ufs:
         headers = await self._headers(wanted, path)
         try:
             with self._translated(wanted.key):
-                async with wire.get(path, headers) as reply:
+                async with wire.get(path, headers, at_once=wanted.length) as reply:
                     body = await self._judge(wanted, span, reply.status, reply.headers, reply.start_of_body)
                     data = await reply.whole(body.skip + wanted.length)
         except Chunked:

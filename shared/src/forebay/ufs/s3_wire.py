@@ -25,7 +25,7 @@ range. A running reply has two buffers: one that fills, one that its reader has.
 
 HEAD_BYTES_MAX = 64 << 10
 HEAD_BYTES_USUAL = 2 << 10
-"""What the first receive call takes at most: the head and little more."""
+"""What the first receive call takes at most: the head and little more, unless the body is wanted with it."""
 
 IDLE_S = 30.0
 BUFFERS_KEPT_MAX = 128
@@ -170,11 +170,11 @@ class _Connection(asyncio.BufferedProtocol):
         """Whether a request may be sent."""
         return self._transport is not None and not self._has_ended and not self._transport.is_closing()
 
-    def send(self, request: bytes) -> None:
-        """Sends a request and gets ready for its answer."""
+    def send(self, request: bytes, at_once: int) -> None:
+        """Sends a request and gets ready for its answer, of whose body ``at_once`` bytes may come with the head."""
         self._filling, self._spare = self._buffers.take(), self._buffers.take()
         self._start = self._end = 0
-        self._limit = HEAD_BYTES_USUAL
+        self._limit = HEAD_BYTES_USUAL + min(at_once, BUFFER_BYTES)
         self.has_answered = False
         self._came_s = self._loop.time()
         if self._transport is None:
@@ -365,16 +365,17 @@ class Wire:
         self._closed = False
 
     @asynccontextmanager
-    async def get(self, target: str, headers: Mapping[str, str]) -> AsyncIterator[Reply]:
+    async def get(self, target: str, headers: Mapping[str, str], *, at_once: int = 0) -> AsyncIterator[Reply]:
         """The answer to a GET of ``target``; ``headers`` hold ``host``. One attempt, save that a kept connection
-        which the server has closed is replaced.
+        which the server has closed is replaced. ``at_once``: how much of the body may be received together with the
+        head, for who takes it whole: pieces are not aligned then, and reading does not stop in between.
 
         Raises:
             OSError: nobody there, cut off, malformed (``ssl.SSLError`` and ``TimeoutError`` are such).
             Chunked: a good answer whose body comes in chunks.
         """
         lines = [f"GET {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
-        connection, head = await self._answered("\r\n".join(lines).encode("latin-1"))
+        connection, head = await self._answered("\r\n".join(lines).encode("latin-1"), at_once)
         reply = Reply(head, connection)
         is_good = False
         try:
@@ -385,14 +386,14 @@ class Wire:
         finally:
             self._release(connection, is_good=is_good, is_lent=reply.is_lent)
 
-    async def _answered(self, request: bytes) -> tuple[_Connection, Head]:
+    async def _answered(self, request: bytes, at_once: int) -> tuple[_Connection, Head]:
         while True:
             kept = self._kept()
             connection = kept or await self._connect()
             self._busy.add(connection)
             head = None
             try:
-                connection.send(request)
+                connection.send(request, at_once)
                 head = await connection.head()
                 return connection, head
             except CutOff as e:

@@ -18,7 +18,7 @@ from forebay.cli.doctor.findings import Finding
 from forebay.cli.doctor.judges import Entered
 from forebay.cli.reading import walk
 from forebay.client import Client
-from forebay.client.blocks import FileVersion
+from forebay.client.wanted import FileVersion
 from forebay.contracts import Member, SettingsReply, TicketReply, TicketRequest, identity
 from forebay.contracts.blocks import SETTINGS_PATH, TICKET_HEADER, block_path
 from forebay.contracts.members import owns_blocks
