@@ -409,6 +409,32 @@ def test_a_slow_home_is_found_by_latency_alone_and_avoided() -> None:
     with_client(body, workers=3, change=lambda o: replace(held_off(o), hedge=False))
 
 
+def test_who_waits_at_a_home_that_is_found_slow_goes_on_to_the_next() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await warmed(client)
+        home, second, _ = home_first(cluster, client)
+        # given: a read that its home does not answer
+        cluster.workers[home].fault = "stall"
+        asked = len(cluster.workers[home].requests)
+        waiting = asyncio.create_task(reader.read(200_000, 1_000))
+        await until(lambda: len(cluster.workers[home].requests) > asked)
+        cluster.workers[home].fault = None
+        # when others find out that it is slow
+        await make_slow(cluster, client, reader)
+        # then it waits no longer, though the home is alive and its deadline far
+        assert await asyncio.wait_for(waiting, 5.0) == DATA[200_000:201_000]
+        assert [hop for _, _, hop in cluster.workers[second].requests][-1] is True
+        # and the home is slow, not failing
+        assert home not in {int(name[1:]) for name in client._source.suspects.now(time.monotonic())}
+        await reader.close()
+
+    with_client(
+        body,
+        workers=3,
+        change=lambda o: replace(o, readahead_bytes=0, hedge=False, step_deadline_s=60.0, read_deadline_s=120.0),
+    )
+
+
 def test_a_block_that_a_slow_home_is_filling_is_not_filled_by_another_as_well() -> None:
     async def body(cluster: FakeCluster, client: Client) -> None:
         reader = await warmed(client)
