@@ -418,7 +418,7 @@ def test_who_waits_at_a_home_that_is_found_slow_goes_on_to_the_next() -> None:
         asked = len(cluster.workers[home].requests)
         waiting = asyncio.create_task(reader.read(200_000, 1_000))
         await until(lambda: len(cluster.workers[home].requests) > asked)
-        cluster.workers[home].fault = None
+        cluster.workers[home].fault = "none"
         # when others find out that it is slow
         await make_slow(cluster, client, reader)
         # then it waits no longer, though the home is alive and its deadline far
