@@ -23,7 +23,7 @@ MODULES = {
     "moving": ("bench.moving_fill", "bench.moving_transport", "bench.moving_balance", "bench.moving_faults"),
     "metadata": ("bench.metadata", "bench.metadata_failover"),
     "hit_ratio": ("bench.hit_ratio",),
-    "train": ("bench.train", "bench.train_cliff", "bench.train_killed"),
+    "train": ("bench.train", "bench.train_gain", "bench.train_cliff", "bench.train_killed"),
     "operations": ("bench.operations",),
 }
 """Bench names and the modules with their figures, each as ``FIGURES: dict[str, Callable[[Options], Figure]]``."""
@@ -48,7 +48,12 @@ def main() -> int:
     parser.add_argument("name", help=f"{', '.join(MODULES)}, all, or one figure as bench.figure")
     parser.add_argument("--json", action="store_true", help="one JSON line per figure, nothing else")
     parser.add_argument("--quick", action="store_true", help="short runs that keep the bench working; judges nothing")
-    parser.add_argument("--seconds", type=float, metavar="N", help="length of a run of kills (gateway.killed_*)")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="N",
+        help="length of a run of kills (gateway.killed_*); what is begun in a run (train.tuned_vs_untuned)",
+    )
     parser.add_argument(
         "--parts", type=Path, metavar="FILE", help="add that run to those in FILE, and tell of all of them together"
     )

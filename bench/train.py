@@ -14,23 +14,20 @@ from typing import Any
 
 from bench.figures import Figure, Options, environment, say
 from bench.memory import drop_caches, kept_memory
-from bench.train_cluster import UNTUNED, Mounted, mounted
-from bench.train_job import BATCH, ONE_THREAD, TUNED_INPUT, Job, Ran, job, synthetic
+from bench.train_cluster import Mounted, mounted
+from bench.train_job import BATCH, Job, Ran, job, synthetic
 from bench.train_profiles import NODE_MBPS
-from forebay.data import Files, FolderFiles, StreamOptions
+from forebay.data import Files, FolderFiles
 
 PAIRS, QUICK_PAIRS, BESIDE_PAIRS = 7, 1, 3
 PACES = tuple(NODE_MBPS * 0.85**n for n in range(12))
-LOSS_MAX, UTILISATION_MIN, GAIN_MIN = 0.01, 0.99, 3.36
+LOSS_MAX, UTILISATION_MIN = 0.01, 0.99
 NEAR, NEAR_OFF_MAX = 0.25, 0.05
 KEPT_BYTES = 5 << 29
 """Room for the page cache of the dataset, kept from the host of a virtual machine."""
 
 STREAMING = {"gateway": ("--direct-io",)}
 """Of a dataset that the page cache does not hold: a page that is never read again only costs."""
-
-UNPACED_EPOCHS = 3
-"""The page cache serves the second and third, where a switch allows it."""
 
 
 def pace_mbps(made: Job) -> float:
@@ -124,58 +121,8 @@ def pace(options: Options) -> Figure:
     return _figure(options, "pace_MBps", "pace", "MB/s", None)
 
 
-# -- without a pace
-
-
-def _epochs(mount: Mounted, options: StreamOptions) -> list[Ran]:
-    """From a mount without pages on, which it keeps if it may."""
-    drop_caches()
-    files = mount.files()
-    return [mount.job.run(files, 0.0, options=options, epoch=epoch) for epoch in range(UNPACED_EPOCHS)]
-
-
-def unpaced(made: Job, switches: Sequence[str], options: StreamOptions) -> dict[str, Any]:
-    """Images/s over all epochs, of each, and the shares of sources in the first."""
-    with mounted(made, switches=switches) as mount, kept_memory(KEPT_BYTES):
-        mount.spread()
-        mount.warm()
-        sent = mount.sent()
-        ran = _epochs(mount, options)
-        sent = mount.sent() - sent
-    whole = sum(ran[1:], ran[0])
-    say(f"train: {', '.join(switches) or 'tuned'}: {[round(r.images_per_s) for r in ran]} images/s")
-    return {
-        "images_per_s": round(whole.images_per_s, 1),
-        "by_epoch": [round(r.images_per_s, 1) for r in ran],
-        "MBps": round(made.mbps(whole), 1),
-        "sent_in_datasets": round(sent / made.bytes, 2),
-    }
-
-
-def tuned_vs_untuned(options: Options) -> Figure:
-    """Images/s without a pace; and with one switch at a time set as the starting point had it."""
-    with job(options) as made:
-        best = unpaced(made, (), TUNED_INPUT)
-        worst = unpaced(made, tuple(UNTUNED), ONE_THREAD)
-        alone = {"one_thread": unpaced(made, (), ONE_THREAD)}
-        for name in UNTUNED if not options.quick else ():
-            alone[name] = unpaced(made, (name,), TUNED_INPUT)
-    lost = {name: round(1 - run["images_per_s"] / best["images_per_s"], 3) for name, run in alone.items()}
-    gain, first = best["images_per_s"] / worst["images_per_s"], best["by_epoch"][0] / worst["by_epoch"][0]
-    detail = {
-        "tuned": best,
-        "untuned": worst,
-        "first_epoch_ratio": round(first, 2),
-        "lost_by_switch": lost,
-        "alone": alone,
-        **environment(),
-    }
-    return Figure("train", "tuned_vs_untuned", gain, "ratio", GAIN_MIN, detail=detail)
-
-
 FIGURES = {
     "tuned_loss": tuned_loss,
     "tuned_utilisation": tuned_utilisation,
     "pace_MBps": pace,
-    "tuned_vs_untuned": tuned_vs_untuned,
 }

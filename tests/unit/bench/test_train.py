@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from bench.figures import Options
 from bench.train import check_near
 from bench.train_cluster import UNTUNED, flags_of
-from bench.train_job import BATCH, Ran, batches, synthetic, train
+from bench.train_gain import GAIN_MIN, check_sent, epoch, missing, names, tuned_vs_untuned
+from bench.train_job import BATCH, Job, Ran, batches, synthetic, train
 from bench.train_table import Row, plot
-from forebay.data import FolderFiles, StreamOptions
+from forebay.data import ByteSource, FolderFiles, StreamOptions
 from forebay.errors import NotFound
 from tests.unit.data.kit import tfrecord_shards
+
+
+class SlowToOpen(FolderFiles):
+    """A folder whose files take time to open."""
+
+    SECONDS = 0.05
+
+    def open(self, path: str) -> ByteSource:
+        """As ``Files.open``."""
+        time.sleep(self.SECONDS)
+        return super().open(path)
 
 
 def test_flags_of_switches_are_put_together_by_service() -> None:
@@ -76,3 +90,41 @@ def test_the_plot_has_a_line_for_each_mode_in_both_panels() -> None:
     assert drawn.count("<polyline") == 4
     assert drawn.count("<circle") == 8
     assert drawn.endswith("</svg>\n")
+
+
+PAIRS = {"part": "pairs", "value": 3.9, "tuned": {"images_per_s": 20.0}, "interval": [3.7, 4.1]}
+
+
+def test_a_figure_that_was_measured_in_parts_is_told_from_all_of_them(tmp_path: Path) -> None:
+    switches = [{"part": name, "lost": 0.25, "ratios": [0.75]} for name in names(Options())[1:]]
+    options = Options(parts=tmp_path / "parts")
+    (tmp_path / "parts").write_text("".join(json.dumps(part) + "\n" for part in [PAIRS, *switches]))
+
+    figure = tuned_vs_untuned(options)  # nothing is missing, so nothing is measured
+
+    assert (figure.value, figure.goal, figure.ok) == (3.9, GAIN_MIN, True)
+    assert figure.detail["interval"] == [3.7, 4.1]
+    assert figure.detail["lost_by_switch"] == dict.fromkeys(["one_thread", *UNTUNED], 0.25)
+    assert figure.detail["not_measured"] == []
+
+
+def test_what_earlier_runs_have_not_measured_comes_next_the_figure_itself_first() -> None:
+    assert missing(Options(), []) == ["pairs", "one_thread", *UNTUNED]
+    assert missing(Options(), [PAIRS, {"part": "one_thread"}]) == list(UNTUNED)
+    assert missing(Options(quick=True), [PAIRS]) == ["one_thread"]
+
+
+def test_a_tuned_side_that_was_served_otherwise_than_said_is_an_error() -> None:
+    check_sent({"sent_in_datasets": 0.76}, quick=False)
+    with pytest.raises(RuntimeError, match=r"sent 1\.50"):
+        check_sent({"sent_in_datasets": 1.5}, quick=False)
+
+
+def test_an_epoch_without_a_pace_is_timed_from_the_call_on(tmp_path: Path) -> None:
+    shards = tfrecord_shards(tmp_path, shards=2, records=60)
+    made, began = Job(tmp_path, tuple(shards), bytes=1, records=121), time.monotonic()
+
+    ran = epoch(made, SlowToOpen(tmp_path), StreamOptions(window=1), 0)
+
+    assert ran.images == 2 * BATCH
+    assert 2 * SlowToOpen.SECONDS <= ran.seconds <= time.monotonic() - began

@@ -44,6 +44,19 @@ def test_epochs_differ_in_order_and_repeat_exactly(tmp_path: Path, shards: list[
     assert sorted(first) == sorted(read(tmp_path, shards, epoch=1))
 
 
+def test_the_position_is_that_of_the_sample_that_comes_next_all_the_while(tmp_path: Path, shards: list[str]) -> None:
+    stream = ShardStream(FolderFiles(tmp_path), shards, Part(), OPTIONS, start=Position(epoch=3))
+
+    seen = [stream.position, *(stream.position for _ in stream)]
+
+    assert seen[0] == Position(epoch=3)
+    assert [p.samples for p in seen] == list(range(136))
+    assert {p.epoch for p in seen} == {3}
+    assert [p.done for p in seen[1:8]] == [1, 2, 3, 4, 5, 6, 7]
+    assert all((p.shard, p.record, p.offset) == (0, 0, 0) for p in seen[:8])
+    assert (seen[8].record, seen[8].done) == (7, 1)
+
+
 @pytest.mark.parametrize("stop", [0, 1, 6, 7, 8, 20, 21, 66, 134, 135])
 def test_reading_goes_on_from_any_sample(tmp_path: Path, shards: list[str], stop: int) -> None:
     whole = read(tmp_path, shards)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
 
 from forebay.data import tar, tfrecord
 from forebay.data.order import Part, shard_order, share, window_order
@@ -75,10 +75,12 @@ class Position:
             raise InvalidRequest(f"this is no position: {given}") from e
 
 
-@dataclass(frozen=True)
-class _Window:
-    position: Position
-    shard: str
+class _Window(NamedTuple):
+    """Samples that are shuffled among each other, and where the first stands."""
+
+    shard: int
+    offset: int
+    record: int
     samples: list[Any]
 
 
@@ -99,11 +101,17 @@ class ShardStream:
         skip: int = 0,
         decode: Callable[[Any], Any] | None = None,
     ) -> None:
-        self.position = start or Position()
+        self._start = begin = start or Position()
+        self._at, self._done, self._given = (begin.shard, begin.offset, begin.record), begin.done, begin.samples
         self._files, self._options, self._skip, self._decode = files, options, skip, decode
         self.name = waits.loader_name()
-        order = shard_order(shards, seed=options.seed, epoch=self.position.epoch, is_shuffled=options.is_shuffled)
+        order = shard_order(shards, seed=options.seed, epoch=begin.epoch, is_shuffled=options.is_shuffled)
         self.shards, self._part = share(order, part), part
+
+    @property
+    def position(self) -> Position:
+        """Where the next sample would come from. Put together only when it is asked for: not once a sample."""
+        return Position(self._start.epoch, *self._at, self._done, self._given)
 
     def __iter__(self) -> Iterator[Any]:
         began_s = time.monotonic()
@@ -117,14 +125,14 @@ class ShardStream:
             waits.note("stream", began_s, by=self.name)
 
     def _all(self) -> Iterator[Any]:
-        start = self.position
+        start = self._start
         self._hint(start)
         for window in self._windows(start):
             order = self._order(window)
-            done = start.done if window.position.offset == start.offset and window.position.shard == start.shard else 0
+            done = start.done if (window.shard, window.offset) == (start.shard, start.offset) else 0
+            self._at = window[:3]
             for nth in range(done, len(order)):
-                at = replace(window.position, done=nth + 1, samples=self.position.samples + 1)
-                self.position = at
+                self._done, self._given = nth + 1, self._given + 1
                 if self._skip:
                     self._skip -= 1
                     continue
@@ -141,26 +149,26 @@ class ShardStream:
         count, options = len(window.samples), self._options
         if options.window == 1 or not options.is_shuffled:
             return range(count)
-        epoch, first = window.position.epoch, window.position.record
-        return window_order(count, seed=options.seed, epoch=epoch, shard=window.shard, first=first)
+        shard, epoch = self.shards[window.shard], self._start.epoch
+        return window_order(count, seed=options.seed, epoch=epoch, shard=shard, first=window.record)
 
     def _windows(self, start: Position) -> Iterator[_Window]:
         """Windows are as long as they were before, wherever reading begins: they never cross a shard's end."""
-        held: list[Any] = []
-        first, shard, record = start, start.shard, start.record
+        window: _Window | None = None
+        shard, record = start.shard, start.record
         for section, offset, sample in self._samples(start):
             is_new = section.number != shard
-            if held and (is_new or len(held) == self._options.window):
-                yield _Window(first, self.shards[shard], held)
-                held = []
             if is_new:
                 shard, record = section.number, 0
-            if not held:
-                first = Position(start.epoch, shard, offset, record)
-            held.append(sample)
+            if window is not None and (is_new or len(window.samples) == self._options.window):
+                yield window
+                window = None
+            if window is None:
+                window = _Window(shard, offset, record, [])
+            window.samples.append(sample)
             record += 1
-        if held:
-            yield _Window(first, self.shards[shard], held)
+        if window is not None:
+            yield window
 
     def _samples(self, start: Position) -> Iterator[tuple[Section, int, Any]]:
         """Samples as they stand in the shards, each with where it begins (in tar shards: its number)."""
