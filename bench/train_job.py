@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.demo_data import make_images, shard
+from bench.demo_data import commented, make_images, shard
 from bench.figures import Options
 from bench.train_profiles import PROFILES, RECORDS_PER_SHARD
 from forebay.data import Files, Part, Position, ShardStream, StreamOptions
@@ -28,8 +28,11 @@ SHARD_BYTES, QUICK_SHARD_BYTES = RECORDS_PER_SHARD * 114_660 // 4, 4 << 20
 """A quarter of that benchmark's shards, so that there are many to share among four workers."""
 
 IMAGES, QUICK_IMAGES = 56, 14
-BATCH = PROFILES["a100"].batch // 8
+BATCH = PROFILES["resnet50-a100"].batch // 8
 """An eighth of a batch at eight times the rate: the same pace in a shorter run."""
+
+COMMENT_BYTES, COMMENT_HEAD = 60_000, 4
+"""Of one comment in a JPEG: at most 65,533, behind a marker and a length."""
 
 AHEAD = 16
 """Batches that are ready before they are asked for: two of that benchmark's."""
@@ -85,9 +88,9 @@ def train(batches: Iterator[Batch], *, step_s: float) -> Ran:
     return Ran(images, time.monotonic() - began_s, steps * step_s)
 
 
-def synthetic(count: int, step_s: float) -> Ran:
+def synthetic(count: int, step_s: float, size: int = BATCH) -> Ran:
     """As many batches that need no data."""
-    return train(iter([(BATCH, 0.0)] * count), step_s=step_s)
+    return train(iter([(size, 0.0)] * count), step_s=step_s)
 
 
 @dataclass(frozen=True)
@@ -138,9 +141,12 @@ def batches(
     epoch: int = 0,
     loaders: int = 1,
     decode: Decode | None = None,
+    size: int = BATCH,
+    ahead: int = AHEAD,
 ) -> Iterator[Batch]:
-    """Whole batches of records, read a few ahead by threads that share the shards; what each has left is not used."""
-    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
+    """Whole batches of ``size`` records, read a few ahead by threads that share the shards; what each has left is not
+    used."""
+    ready: queue.Queue[Batch | BaseException | None] = queue.Queue(ahead)
     is_over = threading.Event()
 
     def put(item: Batch | BaseException | None) -> None:
@@ -154,8 +160,8 @@ def batches(
         try:
             part, start = Part(worker=number, workers=loaders), Position(epoch=epoch)
             stream = iter(ShardStream(files, names, part, options, start=start, decode=decode))
-            while len([0 for _, _ in zip(range(BATCH), stream, strict=False)]) == BATCH and not is_over.is_set():
-                put((BATCH, time.monotonic()))
+            while len([0 for _, _ in zip(range(size), stream, strict=False)]) == size and not is_over.is_set():
+                put((size, time.monotonic()))
             put(None)
         except BaseException as e:
             put(e)
@@ -187,10 +193,21 @@ def count_records(data: bytes, path: str) -> int:
     return sum(1 for _ in splitter.feed(memoryview(data)))
 
 
-def write_job(folder: Path, *, shards: int, shard_bytes: int, images: int) -> Job:
-    """Shards of JPEGs that are made from photographs, about as long as that benchmark's records."""
+def padded(pictures: Sequence[bytes], mean: int) -> list[bytes]:
+    """The same JPEGs with comments, so that they are as long as that on average; left alone where they are longer."""
+    found, more = list(pictures), mean - sum(map(len, pictures)) // len(pictures)
+    while more >= COMMENT_HEAD:
+        length = min(COMMENT_BYTES, more)
+        found = [commented(picture, "." * (length - COMMENT_HEAD)) for picture in found]
+        more -= length
+    return found
+
+
+def write_job(folder: Path, *, shards: int, shard_bytes: int, images: int, record_bytes: int = 0) -> Job:
+    """Shards of JPEGs that are made from photographs, about as long as that benchmark's records, or (with comments) on
+    average at least ``record_bytes``."""
     with tempfile.TemporaryDirectory(prefix="forebay-train-images-") as text:
-        pictures = make_images(Path(text), images)
+        pictures = padded(make_images(Path(text), images), record_bytes)
     names, total, records = [], 0, 0
     for number in range(shards):
         names.append(f"part-{number:05}.tfrecord")
@@ -201,10 +218,11 @@ def write_job(folder: Path, *, shards: int, shard_bytes: int, images: int) -> Jo
 
 
 @contextmanager
-def job(options: Options, *, shards: int = SHARDS) -> Iterator[Job]:
+def job(options: Options, *, shards: int = SHARDS, record_bytes: int = 0) -> Iterator[Job]:
     """In /dev/shm: what is measured is not this machine's disk."""
     with tempfile.TemporaryDirectory(prefix="forebay-train-", dir="/dev/shm") as text:
         if options.quick:
-            yield write_job(Path(text), shards=QUICK_SHARDS, shard_bytes=QUICK_SHARD_BYTES, images=QUICK_IMAGES)
+            shards, size, images = QUICK_SHARDS, QUICK_SHARD_BYTES, QUICK_IMAGES
         else:
-            yield write_job(Path(text), shards=shards, shard_bytes=SHARD_BYTES, images=IMAGES)
+            size, images = SHARD_BYTES, IMAGES
+        yield write_job(Path(text), shards=shards, shard_bytes=size, images=images, record_bytes=record_bytes)

@@ -1,9 +1,12 @@
 """A table and a plot: images/s and accelerator utilisation by number of accelerators, for each way of reading.
 
-    python -m bench.train_table --profile v100 --accelerators 1,4,8 --modes synthetic,mount,sdk --plot train.svg
+    python -m bench.train_table --profiles resnet50-v100 --parts train.jsonl --plot train.svg
+    python -m bench.train_table --profiles resnet50-h100 --knobs untuned --parts train.jsonl --plot train.svg
 
-``direct-s3`` reads objects of an S3 server on this host, without a cache. ``--knobs untuned`` sets the switches as the
-starting point had them. ``--decode`` decodes the JPEGs, which takes pillow and costs far more than reading them.
+runs part by part; ``--parts FILE`` keeps what was measured before, and table and plot are of all of it. A profile's
+step is scaled to the dataset (`bench.train_profiles.step_of`), at the same pace: ``asked_mbps`` is what accelerators
+take at that benchmark's record size. ``--decode`` decodes each JPEG: that takes pillow, and far more time than reading.
+``loopback``, ``device`` and ``sent`` are counters of the kernel and the workers, over the bytes of the dataset.
 """
 
 from __future__ import annotations
@@ -13,83 +16,60 @@ import importlib
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bench.demo_data import SHARD_BYTES
 from bench.figures import Options, say
-from bench.memory import drop_caches
-from bench.train_cliff import BUCKET, PREFIX, served
-from bench.train_cluster import UNTUNED, mounted
-from bench.train_job import BATCH, ONE_THREAD, TUNED_INPUT, Decode, Job, Ran, batches, job, synthetic, train
-from bench.train_profiles import PROFILES
-from forebay.data import ByteSource, Files, FolderFiles
-from forebay.data.places import Shape
+from bench.memory import drop_caches, kept_memory
+from bench.train_job import SHARD_BYTES, Decode, Job, Ran, batches, job, synthetic, train
+from bench.train_places import MODES, Places, check, places
+from bench.train_plot import plot
+from bench.train_profiles import PROFILES, RECORD_BYTES, Profile, Step, step_of
 from forebay.errors import ConfigError
-from forebay.testing.s3 import S3Admin
 from forebay.testing.tools import tools_dir
 
-MODES = ("synthetic", "direct-s3", "local-disk", "mount", "sdk")
-COLOURS = dict(zip(MODES, ("#7f7f7f", "#d62728", "#1f77b4", "#2ca02c", "#ff7f0e"), strict=True))
-WIDTH, HEIGHT, EDGE = 420, 280, 50
+AHEAD = 2
+"""Steps that are read before they are asked for, as there."""
+
+FRAME_BYTES = 150
+"""About what a record has beside its image."""
+
+KEPT_BYTES = 1 << 30
+DATASET_MB = 300
+IMAGE_START, PIXELS = b"\xff\xd8\xff", (224, 224)
 
 
 @dataclass(frozen=True)
 class Row:
     """One point."""
 
+    profile: str
+    knobs: str
     mode: str
     accelerators: int
+    batch: int
+    images: int
     images_per_s: float
+    asked: float
     utilisation: float
-    MBps: float
-
-
-class Objects:
-    """Objects of a bucket as files, each fetched whole when it is opened."""
-
-    def __init__(self, admin: S3Admin) -> None:
-        self._admin = admin
-
-    @property
-    def shape(self) -> Shape:
-        """How they are best read."""
-        return Shape(piece_bytes=SHARD_BYTES, buffers=2, streams_max=2)
-
-    def open(self, path: str) -> ByteSource:
-        """One GET."""
-        return _Held(self._admin.get(BUCKET, f"{PREFIX}/{path}"))
-
-    def names(self, folder: str = "") -> list[str]:
-        """Not needed: the job knows its shards."""
-        raise NotImplementedError
-
-    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int) -> None:
-        """Nobody can make use of it."""
-
-
-class _Held:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
+    mbps: float
+    asked_mbps: float
+    loopback: float = 0.0
+    device: float = 0.0
+    sent: float = 0.0
+    dataset_mb: int = 0
+    is_decoded: bool = False
 
     @property
-    def size(self) -> int:
-        return len(self._data)
-
-    def read_into(self, offset: int, buffer: memoryview) -> int:
-        part = memoryview(self._data)[offset : offset + len(buffer)]
-        buffer[: len(part)] = part
-        return len(part)
-
-    def close(self) -> None:
-        self._data = b""
+    def key(self) -> tuple[object, ...]:
+        """Which point of the table."""
+        return (self.profile, self.knobs, self.mode, self.accelerators, self.is_decoded)
 
 
 def jpeg_decoder() -> Decode:
-    """Decodes the image of a record.
+    """Makes of a record (a ``tf.train.Example``) the pixels of its image, scaled.
 
     Raises:
         ConfigError: there is no pillow, neither here nor among the tools.
@@ -102,86 +82,111 @@ def jpeg_decoder() -> Decode:
 
     def decode(record: Any) -> Any:
         data = bytes(record)
-        return image.open(io.BytesIO(data[data.index(b"\xff\xd8") :])).convert("RGB").resize((224, 224)).tobytes()
+        found = image.open(io.BytesIO(data[data.index(IMAGE_START) :]))
+        return found.convert("RGB").resize(PIXELS).tobytes()
 
     return decode
 
 
-@contextmanager
-def places(made: Job, modes: Sequence[str], *, untuned: bool) -> Iterator[dict[str, Files]]:
-    """Where each mode reads."""
-    with ExitStack() as stack:
-        found: dict[str, Files] = {"local-disk": FolderFiles(made.folder)}
-        if {"mount", "sdk"} & set(modes):
-            mount = stack.enter_context(mounted(made, switches=tuple(UNTUNED) if untuned else ()))
-            mount.spread()
-            mount.warm()
-            sdk = mount.sdk()
-            stack.callback(sdk.close)
-            found |= {"mount": mount.files(), "sdk": sdk}
-        if "direct-s3" in modes:
-            s3, _ = stack.enter_context(served(made))
-            found["direct-s3"] = Objects(s3.admin)
-        yield found
+@dataclass(frozen=True)
+class Plan:
+    """What is to be measured."""
+
+    profiles: Sequence[Profile]
+    accelerators: Sequence[int]
+    modes: Sequence[str]
+    knobs: Sequence[str]
+    loaders: int = 1
+    decode: Decode | None = None
 
 
-def rows(made: Job, args: argparse.Namespace, decode: Decode | None) -> Iterator[Row]:
-    """All points."""
-    profile, untuned = PROFILES[args.profile], args.knobs == "untuned"
-    with places(made, args.modes, untuned=untuned) as files:
-        for mode in args.modes:
-            for count in args.accelerators:
-                step_s = BATCH / (profile.images_per_s * count)
-                drop_caches()
-                if mode == "synthetic":
-                    ran = synthetic(made.steps(), step_s)
-                else:
-                    how = ONE_THREAD if untuned else TUNED_INPUT
-                    ran = train(batches(files[mode], made.names, how, decode=decode), step_s=step_s)
-                say(f"train: {mode}, {count} accelerators: {ran.images_per_s:.0f} images/s, {ran.utilisation:.1%}")
-                yield _row(mode, count, ran, made)
+def rows(made: Job, plan: Plan, *, quick: bool) -> Iterator[Row]:
+    """All points, each as soon as it is measured."""
+    for knobs in plan.knobs:
+        with places(made, plan.modes, untuned=knobs == "untuned") as where:
+            for profile in plan.profiles:
+                for count in plan.accelerators:
+                    step = step_of(profile, count, made.records)
+                    for mode in plan.modes:
+                        yield _row(made, plan, where, step, mode, knobs, quick=quick)
 
 
-def _row(mode: str, count: int, ran: Ran, made: Job) -> Row:
-    return Row(mode, count, round(ran.images_per_s, 1), round(ran.utilisation, 4), round(made.mbps(ran), 1))
+def _row(made: Job, plan: Plan, where: Places, step: Step, mode: str, knobs: str, *, quick: bool) -> Row:
+    drop_caches()
+    before = where.came()
+    ran = _ran(made, plan, where, step, mode)
+    came = where.came().since(before, made.bytes)
+    if not quick:
+        check(mode, came)
+    say(f"train: {step.profile.name}, {step.accelerators} times, {knobs}, {mode}: {ran.images_per_s:.0f} images/s")
+    return Row(
+        step.profile.name,
+        knobs,
+        mode,
+        step.accelerators,
+        step.batch,
+        ran.images,
+        round(ran.images_per_s, 1),
+        round(step.images_per_s, 1),
+        round(ran.utilisation, 4),
+        round(made.mbps(ran), 1),
+        round(step.images_per_s * RECORD_BYTES / 1e6, 1),
+        came.loopback,
+        came.device,
+        came.sent,
+        round(made.bytes / 1e6),
+        plan.decode is not None,
+    )
 
 
-def plot(found: Sequence[Row]) -> str:
-    """Two panels as SVG: images/s and utilisation by number of accelerators."""
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{2 * WIDTH}" height="{HEIGHT + 40}" font-size="11">']
-    parts.append(f'<rect width="{2 * WIDTH}" height="{HEIGHT + 40}" fill="#fff"/>')
-    parts += _panel(found, 0, "images/s", lambda row: row.images_per_s)
-    parts += _panel(found, WIDTH, "utilisation", lambda row: row.utilisation)
-    for number, mode in enumerate(dict.fromkeys(row.mode for row in found)):
-        parts.append(f'<text x="{EDGE + number * 110}" y="{HEIGHT + 30}" fill="{COLOURS[mode]}">{mode}</text>')
-    return "\n".join([*parts, "</svg>\n"])
+def _ran(made: Job, plan: Plan, where: Places, step: Step, mode: str) -> Ran:
+    if mode == "synthetic":
+        return synthetic(made.records // step.images, step.seconds, step.images)
+    loaders, how = plan.loaders, where.inputs[mode]
+    given = batches(
+        where.files[mode], made.names, how, loaders=loaders, decode=plan.decode, size=step.images, ahead=AHEAD
+    )
+    return train(given, step_s=step.seconds)
 
 
-def _panel(found: Sequence[Row], left: int, title: str, value: Callable[[Row], float]) -> list[str]:
-    most_x, most_y = max(row.accelerators for row in found), max(map(value, found)) or 1.0
-    wide, high = WIDTH - 2 * EDGE, HEIGHT - 2 * EDGE
-    parts = [
-        f'<text x="{left + EDGE}" y="20">{title}, at most {most_y:g}; 0 to {most_x} accelerators</text>',
-        f'<rect x="{left + EDGE}" y="{EDGE}" width="{wide}" height="{high}" fill="none" stroke="#999"/>',
-    ]
-    for mode in dict.fromkeys(row.mode for row in found):
-        points = [
-            (left + EDGE + wide * row.accelerators / most_x, EDGE + high * (1 - value(row) / most_y))
-            for row in found
-            if row.mode == mode
-        ]
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{COLOURS[mode]}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{COLOURS[mode]}"/>' for x, y in points]
-    return parts
+def merged(before: Iterable[Row], found: Iterable[Row]) -> list[Row]:
+    """Points measured anew take the place of those measured before."""
+    all_of = {row.key: row for row in (*before, *found)}
+    order = {name: number for number, name in enumerate((*PROFILES, *MODES, "tuned", "untuned"))}
+    return sorted(
+        all_of.values(),
+        key=lambda row: (row.is_decoded, order[row.profile], order[row.knobs], order[row.mode], row.accelerators),
+    )
 
 
-def modes_of(text: str) -> list[str]:
-    """``--modes``."""
-    given = text.split(",")
-    if unknown := [mode for mode in given if mode not in MODES]:
-        raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(MODES)}")
-    return given
+def read_parts(path: Path) -> list[Row]:
+    """What ``--parts`` kept."""
+    return [Row(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def lines(found: Iterable[Row]) -> str:
+    """One JSON object a row."""
+    return "".join(json.dumps(asdict(row)) + "\n" for row in found)
+
+
+def table(found: Sequence[Row]) -> str:
+    """As text, under the names of the columns."""
+    cells = [[field.name for field in fields(Row)], *([str(v) for v in asdict(row).values()] for row in found)]
+    wide = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return "".join("  ".join(cell.rjust(width) for cell, width in zip(row, wide, strict=True)) + "\n" for row in cells)
+
+
+def some_of(known: Iterable[str]) -> Any:
+    """A reader of lists of names."""
+    names = tuple(known)
+
+    def read(text: str) -> list[str]:
+        given = text.split(",")
+        if unknown := [name for name in given if name not in names]:
+            raise argparse.ArgumentTypeError(f"{unknown[0]} is none of {', '.join(names)}")
+        return given
+
+    return read
 
 
 def counts_of(text: str) -> list[int]:
@@ -192,26 +197,42 @@ def counts_of(text: str) -> list[int]:
     return given
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def arguments() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.train_table", description=__doc__)
-    parser.add_argument("--profile", choices=PROFILES, default="v100")
-    parser.add_argument("--accelerators", type=counts_of, default=[1, 2, 4, 8])
-    parser.add_argument("--modes", type=modes_of, default=list(MODES))
-    parser.add_argument("--knobs", choices=("tuned", "untuned"), default="tuned")
-    parser.add_argument("--decode", action="store_true")
-    parser.add_argument("--plot", type=Path)
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--quick", action="store_true")
-    args = parser.parse_args(argv)
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.train_table", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--profiles", type=some_of(PROFILES), default=["resnet50-v100"], help=", ".join(PROFILES))
+    parser.add_argument("--accelerators", type=counts_of, default=[1, 2, 4, 8], help="how many: 1,2,4,8")
+    parser.add_argument("--modes", type=some_of(MODES), default=list(MODES), help=", ".join(MODES))
+    parser.add_argument("--knobs", type=some_of(("tuned", "untuned")), default=["tuned"], help="tuned, untuned or both")
+    parser.add_argument("--dataset", type=int, default=DATASET_MB, metavar="MB", help=f"its size ({DATASET_MB})")
+    parser.add_argument("--loaders", type=int, default=1, help="threads that read (and decode)")
+    parser.add_argument("--decode", action="store_true", help="decode the JPEGs")
+    parser.add_argument("--parts", type=Path, metavar="FILE", help="add the points to those in FILE")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw them there, as SVG")
+    parser.add_argument("--json", action="store_true", help="one JSON object a point instead of the table")
+    parser.add_argument("--quick", action="store_true", help="a small dataset; proves nothing")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, keep, draw, tell."""
+    args = arguments().parse_args(argv)
     decode = jpeg_decoder() if args.decode else None
-    with job(Options(quick=args.quick), shards=8) as made:
-        found = list(rows(made, args, decode))
+    profiles = [PROFILES[name] for name in args.profiles]
+    plan = Plan(profiles, args.accelerators, args.modes, args.knobs, args.loaders, decode)
+    found = read_parts(args.parts) if args.parts is not None else []
+    shards = max(1, round(args.dataset * 1e6 / SHARD_BYTES))
+    own = RECORD_BYTES - FRAME_BYTES
+    with job(Options(quick=args.quick), shards=shards, record_bytes=own) as made, kept_memory(KEPT_BYTES):
+        for row in rows(made, plan, quick=args.quick):
+            found = merged(found, [row])
+            if args.parts is not None:
+                args.parts.write_text(lines(found))
     if args.plot is not None:
         args.plot.write_text(plot(found))
-    for row in found:
-        told = asdict(row)
-        sys.stdout.write((json.dumps(told) if args.json else "  ".join(f"{v!s:>12}" for v in told.values())) + "\n")
+    sys.stdout.write(lines(found) if args.json else table(found))
     return 0
 
 

@@ -30,7 +30,7 @@ def part_of_rank(rank: int | None = None, world: int | None = None) -> Part:
     """This process's part, without workers.
 
     Raises:
-        InvalidRequest: a rank that is not one of the world, or only one of both is given.
+        InvalidRequest: a rank that is not one of the world or no number, or only one of both is given.
     """
     if (rank is None) != (world is None):
         raise InvalidRequest("rank and world_size come together")
@@ -38,7 +38,15 @@ def part_of_rank(rank: int | None = None, world: int | None = None) -> Part:
         return Part(rank, world)
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return Part(torch.distributed.get_rank(), torch.distributed.get_world_size())
-    return Part(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    return Part(_number("RANK", "0"), _number("WORLD_SIZE", "1"))
+
+
+def _number(variable: str, otherwise: str) -> int:
+    text = os.environ.get(variable, otherwise)
+    try:
+        return int(text)
+    except ValueError as e:
+        raise InvalidRequest(f"{variable} is no number: {text!r}") from e
 
 
 class ShardDataset(IterableDataset):

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from forebay.data.tfrecord import frame
-from forebay.runtime.cgroup import parse_groups, parse_mounts
+from tests.integration.data.kit import LIMIT, MIB, run_inside
 
 pytestmark = [pytest.mark.slow]
-MIB = 1 << 20
-LIMIT, READERS, SHARDS = 256 * MIB, 6, 12
+READERS, SHARDS = 6, 12
 """Six readers would like eight pieces of 4 MiB each, 192 MiB; an eighth of the memory is 32."""
 
 CHILD = """
@@ -48,42 +43,12 @@ print(json.dumps({"budget": BUDGET.most_bytes, "records": records, "held": most_
 """
 
 
-@pytest.fixture
-def group() -> Iterator[Path]:
-    """A control group with so much memory, below our own."""
-    name = f"forebay-test-{os.getpid()}"
-    groups = parse_groups(Path("/proc/self/cgroup").read_text())
-    for mount in parse_mounts(Path("/proc/self/mountinfo").read_text()):
-        own = groups.get("memory" if mount.version == 1 else "", "/")
-        folder = Path(mount.mount_point) / os.path.relpath(own, mount.root) / name
-        limit = folder / ("memory.limit_in_bytes" if mount.version == 1 else "memory.max")
-        if mount.version == 1 and "memory" not in mount.controllers:
-            continue
-        try:
-            folder.mkdir()
-        except OSError:
-            continue
-        try:
-            limit.write_text(str(LIMIT))
-        except OSError:  # without the controller
-            folder.rmdir()
-            continue
-        yield folder
-        folder.rmdir()
-        return
-    pytest.skip("no control group can be made here: it takes root and a writable hierarchy with memory")
-
-
 def test_several_readers_stay_within_an_eighth_of_the_memory_and_give_it_back(group: Path, tmp_path: Path) -> None:
     body = frame(os.urandom(MIB))
     for number in range(SHARDS):
         (tmp_path / f"part-{number:02}").write_bytes(body * 24)
-    enter = f'echo $$ > {group}/cgroup.procs && exec {sys.executable} -c "$0" "$@"'
 
-    done = subprocess.run(
-        ["sh", "-c", enter, CHILD, str(tmp_path), str(READERS)], stdout=subprocess.PIPE, check=True, timeout=120
-    )
-    said = json.loads(done.stdout)
+    said = run_inside(group, CHILD, tmp_path, READERS)
 
     assert said["records"] == SHARDS * 24
     assert said["budget"] == LIMIT // 8

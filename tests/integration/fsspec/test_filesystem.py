@@ -9,6 +9,7 @@ import random
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pandas as pd
@@ -97,6 +98,31 @@ def test_bytes_come_whole_in_ranges_and_from_an_open_file(fs: ForebayFileSystem)
     assert fs.read_block("/big.bin", 5, 11) == BIG[5:16]
 
 
+def test_what_fsspec_makes_of_the_basic_calls_gives_the_same_names_and_bytes(
+    fs: ForebayFileSystem, tmp_path: Path
+) -> None:
+    fs.get("/a", str(tmp_path / "a"), recursive=True)
+    fs.download("/empty", str(tmp_path / "empty"))
+
+    assert {p.relative_to(tmp_path).as_posix(): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == {
+        "a/one.txt": b"eins\nzwei\n",
+        "a/b/two.txt": b"2",
+        "empty": b"",
+    }
+    assert [(path, sorted(folders), sorted(files)) for path, folders, files in fs.walk("/a")] == [
+        ("/a", ["b"], ["one.txt"]),
+        ("/a/b", [], ["two.txt"]),
+    ]
+    assert fs.cat(["/a/one.txt", "/a/b/two.txt"]) == {"/a/one.txt": b"eins\nzwei\n", "/a/b/two.txt": b"2"}
+    assert fs.expand_path("/a/*.txt") == ["/a/one.txt"]
+    assert (fs.size("/big.bin"), fs.sizes(["/empty", "/a/one.txt"])) == (len(BIG), [0, 10])
+    assert (fs.read_text("/a/one.txt"), fs.read_bytes("/a/b/two.txt")) == ("eins\nzwei\n", b"2")
+    assert fs.tail("/big.bin", 9) == BIG[-9:]
+    assert dict(fs.get_mapper("/a")) == {"one.txt": b"eins\nzwei\n", "b/two.txt": b"2"}
+    assert (fs.info("/")["type"], fs.lexists("/a"), fs.isdir("/nothing")) == ("directory", True, False)
+    assert fs.stat("/empty") == fs.info("/empty")
+
+
 def test_readinto_fills_large_buffers_and_is_short_at_the_end_only(fs: ForebayFileSystem) -> None:
     buffer = bytearray(5_000_000)
 
@@ -137,21 +163,49 @@ def test_what_is_not_there_or_no_file_is_the_error_that_python_has_for_it(
     assert not (tmp_path / "copy").exists()
 
 
-def test_writing_is_refused_with_words(fs: ForebayFileSystem, tmp_path: Path) -> None:
-    (tmp_path / "local").write_text("x")
+WRITES: dict[str, tuple[Any, ...]] = {
+    "put": ("LOCAL", "/new"),
+    "put_file": ("LOCAL", "/new"),
+    "upload": ("LOCAL", "/new"),
+    "rm": ("/big.bin",),
+    "rm_file": ("/big.bin",),
+    "delete": ("/big.bin",),
+    "rmdir": ("/a/b",),
+    "cp": ("/big.bin", "/copy"),
+    "cp_file": ("/big.bin", "/copy"),
+    "copy": ("/big.bin", "/copy"),
+    "mv": ("/big.bin", "/new"),
+    "move": ("/big.bin", "/new"),
+    "rename": ("/big.bin", "/new"),
+    "mkdir": ("/new",),
+    "makedir": ("/new",),
+    "makedirs": ("/new/deep",),
+    "mkdirs": ("/new/deep",),
+    "pipe": ("/new", b"x"),
+    "pipe_file": ("/new", b"x"),
+    "write_bytes": ("/new", b"x"),
+    "write_text": ("/new", "x"),
+    "touch": ("/new",),
+}
 
-    for write in (
-        lambda: fs.put(str(tmp_path / "local"), "/new"),
-        lambda: fs.rm("/big.bin"),
-        lambda: fs.cp("/big.bin", "/copy"),
-        lambda: fs.mkdir("/new"),
-        lambda: fs.pipe("/new", b"x"),
-        lambda: fs.touch("/new"),
-        lambda: fs.mv("/big.bin", "/new"),
-        lambda: fs.open("/new", "wb"),
-    ):
-        with pytest.raises(NotImplementedError, match="read-only"):
-            write()
+
+@pytest.mark.parametrize("name", WRITES)
+def test_writing_is_refused_with_words(fs: ForebayFileSystem, source: Path, name: str) -> None:
+    local = str(source / "a" / "one.txt")
+    before = fs.find("/", withdirs=True)
+
+    with pytest.raises(NotImplementedError, match=r"forebay:// is read-only: write to the under store itself"):
+        getattr(fs, name)(*(local if given == "LOCAL" else given for given in WRITES[name]))
+
+    assert fs.find("/", withdirs=True) == before
+
+
+@pytest.mark.parametrize("mode", ["wb", "ab", "xb", "r+b", "w"])
+def test_a_file_is_opened_for_reading_only(fs: ForebayFileSystem, mode: str) -> None:
+    with pytest.raises(NotImplementedError, match="read-only"):
+        fs.open("/big.bin", mode)
+    with pytest.raises(NotImplementedError, match="read-only"):
+        asyncio.run(fs.open_async("/big.bin", mode))
 
 
 def test_without_a_registry_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:

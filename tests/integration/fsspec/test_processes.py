@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from forebay.fsspec import ForebayFileSystem
 from forebay.testing.cluster import Cluster
@@ -55,4 +56,36 @@ def test_processes_of_every_kind_read_with_the_file_system_of_their_parent(
     assert os.getpid() not in {pid for pid, _ in said}
     assert [child.exitcode for child in children] == [0, 0]
     assert fs.cat_file("/big.bin", end=3) == BIG[:3]
+    fs.close()
+
+
+class Slices(Dataset):
+    """Parts of the file, read by a file system that was made, and used, in the parent."""
+
+    def __init__(self, fs: ForebayFileSystem) -> None:
+        self._fs = fs
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, index: int) -> tuple[bool, int]:
+        begin = index * 1_000_000
+        return self._fs.cat_file("/big.bin", begin, begin + 1_000) == BIG[begin : begin + 1_000], os.getpid()
+
+
+@pytest.mark.parametrize(("method", "workers"), [("fork", 2), ("spawn", 1)])
+def test_workers_of_data_loaders_read_with_the_file_system_of_the_training(
+    cluster: Cluster, method: str, workers: int
+) -> None:
+    fs = ForebayFileSystem(cluster.registry, skip_instance_cache=True)
+    assert fs.cat_file("/big.bin", end=3) == BIG[:3]
+    loader = DataLoader(
+        Slices(fs), batch_size=3, num_workers=workers, multiprocessing_context=method, collate_fn=list, timeout=90
+    )
+
+    for _ in range(2):  # each epoch has workers of its own
+        found = [item for batch in loader for item in batch]
+
+        assert [right for right, _ in found] == [True] * 9
+        assert len({pid for _, pid in found} - {os.getpid()}) == workers
     fs.close()

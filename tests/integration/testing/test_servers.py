@@ -36,6 +36,7 @@ def test_the_s3_servers_hold_what_is_put_and_leave_no_process_and_no_folder() ->
         server.admin.put("bucket", "a/b", b"content")
         assert (server.root / "bucket" / "a" / "b").read_bytes() == b"content"
         assert server.admin.get("bucket", "a/b") == b"content"
+        assert server.admin.get_range("bucket", "a/b", 2, 3) == b"nte"
     assert not server.root.parent.exists()
     assert not is_listening(int(server.endpoint.rpartition(":")[2]))
 

@@ -14,7 +14,6 @@ from bench.train import check_near
 from bench.train_cluster import UNTUNED, flags_of
 from bench.train_gain import GAIN_MIN, check_sent, epoch, missing, names, tuned_vs_untuned
 from bench.train_job import BATCH, Job, Ran, batches, synthetic, train
-from bench.train_table import Row, plot
 from forebay.data import ByteSource, FolderFiles, StreamOptions
 from forebay.errors import NotFound
 from tests.unit.data.kit import tfrecord_shards
@@ -80,16 +79,6 @@ def test_utilisation_is_the_share_of_time_that_is_computed() -> None:
     assert 0.03 <= ran.seconds <= time.monotonic() - began
     assert ran.utilisation == pytest.approx(0.03 / ran.seconds)
     assert (ran + Ran(50, 1.0, 0.5)).images == 4 * BATCH
-
-
-def test_the_plot_has_a_line_for_each_mode_in_both_panels() -> None:
-    found = [Row(mode, count, 10.0 * count, 0.9, 1.0) for mode in ("mount", "sdk") for count in (1, 2)]
-
-    drawn = plot(found)
-
-    assert drawn.count("<polyline") == 4
-    assert drawn.count("<circle") == 8
-    assert drawn.endswith("</svg>\n")
 
 
 PAIRS = {"part": "pairs", "value": 3.9, "tuned": {"images_per_s": 20.0}, "interval": [3.7, 4.1]}

@@ -64,11 +64,21 @@ def test_a_call_to_a_mount_is_what_the_gateway_does_meanwhile_and_fuse_where_it_
 
 
 def test_what_nothing_explains_is_unknown_and_before_the_first_loader_it_is_starting() -> None:
-    found = seconds(
-        Span("wait", 0, 4, epoch=3), Span("stream", 1, 2, by=LOADER), Span("read", 3, 4, path="a", by="9-1")
-    )
+    found = seconds(Span("wait", 0, 4, epoch=3), Span("work", 1, 2, by=LOADER), Span("read", 3, 4, path="a", by="9-1"))
 
     assert found == {"starting": 1, "processing": 1, "unknown": 2}
+
+
+def test_what_the_last_loader_gave_before_it_ended_is_handed_over_and_another_epoch_starts_anew() -> None:
+    found = seconds(
+        Span("wait", 0, 4, epoch=3),
+        Span("stream", 1, 3, by=LOADER),
+        Span("compute", 4, 5, epoch=3),
+        Span("wait", 5, 7, epoch=3),
+        Span("wait", 8, 9, epoch=4),
+    )
+
+    assert found == {"starting": 1 + 1, "processing": 2 + 1 + 2}
 
 
 def test_a_sample_that_is_out_is_put_together_and_handed_over() -> None:

@@ -106,6 +106,20 @@ def test_a_launcher_says_the_rank_in_the_environment(monkeypatch: pytest.MonkeyP
     assert (part_of_rank().rank, part_of_rank().world) == (3, 4)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value", "said"), [("RANK", "4", "rank 4 is not one"), ("WORLD_SIZE", "x", "no number")]
+)
+def test_a_launcher_that_says_nonsense_is_refused_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv(variable, value)
+
+    with pytest.raises(InvalidRequest, match=said):
+        dataset(tmp_path, ["never-opened"])
+
+
 def test_files_are_read_by_index_and_decoded(tmp_path: Path) -> None:
     for n in range(9):
         (tmp_path / f"{n}.bin").write_bytes(record(0, n))

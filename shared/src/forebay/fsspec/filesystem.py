@@ -271,7 +271,7 @@ class ForebayFileSystem(AsyncFileSystem):
     def _refused(self, *args: Any, **kwargs: Any) -> None:
         raise NotImplementedError(READ_ONLY)
 
-    touch = mv = move = rmdir = sign = _refused
+    touch = mv = move = rmdir = _refused
 
 
 def _info(path: str, entry: Entry) -> Info:

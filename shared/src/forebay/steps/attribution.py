@@ -1,12 +1,13 @@
 """What each moment of waiting was spent on: spans laid over one another. Pure.
 
 While the training waits, each loader that is busy gets an equal part of the moment. A loader that works (checks,
-decodes, puts together) is *processing*. One that reads passes its part on to what is under way for it in its process:
-a worker asked (*remote*, or *ufs* if the worker had to fetch it: then the block and the worker are known), a file of
-this host (*local*), a master (*metadata*), or, where a call to the SDK has none of these under way, a turn waited for
-(*queueing*). A call to a mount is what its gateway does
-for that file meanwhile, and *fuse* where it does none of it; a call that no request of the gateway's belongs to was
-served by the kernel (page cache or passthrough): *local*. Before the first loader of an epoch lives it is *starting*.
+decodes, puts together) is *processing*, and so is, once its stream has ended, what hands over the last that it gave.
+One that reads passes its part on to what is under way for it in its process: a worker asked (*remote*, or *ufs* if
+the worker had to fetch it: then the block and the worker are known), a file of this host (*local*), a master
+(*metadata*), or, where a call to the SDK has none of these under way, a turn waited for (*queueing*). A call to a
+mount is what its gateway does for that file meanwhile, and *fuse* where it does none of it; a call that no request of
+the gateway's belongs to was served by the kernel (page cache or passthrough): *local*. Before the first loader of an
+epoch lives it is *starting*.
 What none of these explains is *unknown*.
 """
 
@@ -53,14 +54,20 @@ class _Now:
     leaves: dict[str, list[Span]] = field(default_factory=lambda: defaultdict(list))
     born: set[int] = field(default_factory=set)
     asked: set[int] = field(default_factory=set)
+    over: set[int] = field(default_factory=set)
+    epoch: int = 0
 
     def begin(self, span: Span) -> None:
         self._place(span).append(span)
+        if span.kind == "wait":
+            self.epoch = span.epoch
         if span.by and span.kind in ("stream", "read", "work"):
             self.born |= {wait.epoch for wait in self.waits}
 
     def end(self, span: Span) -> None:
         self._place(span).remove(span)
+        if span.kind == "stream":
+            self.over.add(self.epoch)
 
     def _place(self, span: Span) -> list[Span]:
         if span.kind == "wait":
@@ -86,9 +93,11 @@ class _Now:
                 busy.append({Cause("processing"): 1.0})
         if busy:
             return _mean(busy)
-        if is_out:  # put together and handed over
+        if epoch not in self.born and not is_out:
+            return {Cause("starting"): 1.0}
+        if is_out or epoch in self.over:  # put together and handed over
             return {Cause("processing"): 1.0}
-        return {Cause("starting" if epoch not in self.born else "unknown"): 1.0}
+        return {Cause("unknown"): 1.0}
 
     def _reading(self, read: Span) -> dict[Cause, float]:
         under_way = self.leaves.get(read.by.partition("-")[0], [])

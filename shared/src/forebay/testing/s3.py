@@ -236,6 +236,11 @@ class S3Admin:
         """Reads one whole object."""
         return bytes(self._client.get_object(Bucket=bucket, Key=key)["Body"].read())
 
+    def get_range(self, bucket: str, key: str, offset: int, length: int) -> bytes:
+        """Reads a part of one, of at least one byte."""
+        part = f"bytes={offset}-{offset + length - 1}"
+        return bytes(self._client.get_object(Bucket=bucket, Key=key, Range=part)["Body"].read())
+
     def delete(self, bucket: str, key: str) -> None:
         """Removes one object."""
         self._client.delete_object(Bucket=bucket, Key=key)
