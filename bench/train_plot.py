@@ -5,6 +5,7 @@ Lines of one panel often lie on each other, so the first are the widest. Untuned
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -12,8 +13,9 @@ from bench.train_places import MODES
 
 COLOURS = dict(zip(MODES, ("#bbbbbb", "#d62728", "#1f77b4", "#2ca02c", "#ff7f0e"), strict=True))
 WIDE = dict(zip(MODES, (9, 6.5, 4.5, 3, 1.5), strict=True))
-PANEL, HIGH, LEFT, GAP, TOP = 480, 240, 60, 60, 50
+PANEL, HIGH, LEFT, GAP, TOP = 480, 240, 60, 60, 64
 TICKS = 4
+ROUND = (1, 2, 2.5, 5, 10)
 
 
 class Point(Protocol):
@@ -87,14 +89,14 @@ def _panel(
     value: Callable[[Point], float],
 ) -> list[str]:
     (most, form), widest = scale, max(point.accelerators for point in found)
-    parts = [_text(left, top - 6, f"{title} by number of accelerators")]
-    for tick in range(TICKS + 1):
-        y = top + HIGH * (1 - tick / TICKS)
-        parts += [_rule(left, y, left + PANEL, y), _text(left - 6, y + 4, format(most * tick / TICKS, form), "end")]
+    parts = [_text(left, top - 12, f"{title} by number of accelerators")]
+    for tick in ticks(most):
+        y = top + HIGH * (1 - tick / most)
+        parts += [_rule(left, y, left + PANEL, y), _text(left - 6, y + 4, format(tick, form), "end")]
     for count in sorted({point.accelerators for point in found}):
         x = left + PANEL * count / widest
         parts += [_rule(x, top, x, top + HIGH), _text(x, top + HIGH + 16, str(count), "middle")]
-    for mode, knobs in _lines(found):
+    for mode, knobs in sorted(_lines(found), key=lambda line: MODES.index(line[0])):  # the widest lie below
         places = sorted(
             (left + PANEL * point.accelerators / widest, top + HIGH * (1 - value(point) / most))
             for point in found
@@ -102,6 +104,14 @@ def _panel(
         )
         parts += [_line(places, mode, knobs), *(_dot(x, y, mode) for x, y in places)]
     return parts
+
+
+def ticks(most: float) -> list[float]:
+    """Round numbers from 0 to at most ``most``, about ``TICKS`` beside 0."""
+    least = most / TICKS
+    unit = 10.0 ** math.floor(math.log10(least))
+    step = next(unit * by for by in ROUND if unit * by >= least * 0.8)
+    return [step * number for number in range(int(most / step + 1e-9) + 1)]
 
 
 def _line(places: Sequence[tuple[float, float]], mode: str, knobs: str) -> str:

@@ -34,8 +34,9 @@ FLAGS = {"worker": ("--hint-bytes", str(16 * MIB))}
 
 
 def total(cluster: Cluster, name: str) -> float:
-    """A metric of both workers."""
-    return sum(v for w in ("worker-0", "worker-1") for k, v in cluster.metrics(w).items() if k.startswith(name))
+    """A metric of all workers."""
+    workers = (f"worker-{n}" for n in range(cluster.local.spec.workers))
+    return sum(v for w in workers for k, v in cluster.metrics(w).items() if k.startswith(name))
 
 
 def is_ahead(cluster: Cluster) -> bool:
@@ -83,6 +84,26 @@ def test_misses_of_a_cache_smaller_than_the_dataset_become_prefetched(cluster: C
     last_epoch = (found[2] - found[1]) / (FILES * FILE_BYTES)
     assert last_epoch > 0.75  # without hints it is what the cache holds, 0.6 at most
     assert 0.3 < (fetched[2] - fetched[1]) / (FILES * FILE_BYTES) < 0.5  # what the cache lacks is 0.4
+
+
+@pytest.mark.parametrize("is_hinted", [True, False])
+def test_what_is_about_to_be_read_does_not_go_for_what_is_not(tmp_path: Path, is_hinted: bool) -> None:
+    source, ours, strangers = tmp_path / "source", NAMES[:6], NAMES[6:24]
+    source.mkdir()
+    for name in (*ours, *strangers):
+        (source / name[1:]).write_bytes(random.Random(name).randbytes(FILE_BYTES))
+    flags = {"worker": ("--policy", "lru", "--hint-bytes", str(16 * MIB))}
+
+    with Cluster.of_folder(source, worker_mem_bytes=10 * FILE_BYTES, extra=flags) as cluster, remote(cluster) as client:
+        read_all(client, ours)
+        if is_hinted:
+            client.hint(ours, epoch=1)
+        read_all(client, strangers)
+        before = total(cluster, "forebay_ufs_read_bytes_total")
+        read_all(client, ours)
+        again = total(cluster, "forebay_ufs_read_bytes_total") - before
+
+    assert again == (0 if is_hinted else len(ours) * FILE_BYTES)  # what was used longest ago goes, but for the hint
 
 
 def test_what_a_reader_jumps_over_is_given_up(tmp_path: Path) -> None:

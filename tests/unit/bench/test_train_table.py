@@ -12,7 +12,7 @@ import pytest
 
 from bench.train_job import padded
 from bench.train_places import Came, check
-from bench.train_plot import plot
+from bench.train_plot import plot, ticks
 from bench.train_profiles import PROFILES, STEPS_MIN, step_of
 from bench.train_table import Row, lines, merged, read_parts, table
 
@@ -46,6 +46,19 @@ def test_the_plot_has_a_line_for_each_mode_and_setting_in_both_panels_of_each_pr
     assert kinds["polyline"] == 2 * (3 + 1) + 3  # lines, and three in the legend
     assert {"mount, tuned", "mount, untuned", "sdk, tuned"} <= set(texts)
     assert "resnet50-h100: accelerator utilisation by number of accelerators" in texts
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [
+        (1.0, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (2625.0, [0, 1000, 2000]),
+        (7355.0, [0, 2000, 4000, 6000]),
+        (4.0, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_ticks_are_round_numbers(most: float, expected: list[float]) -> None:
+    assert ticks(most) == pytest.approx(expected)
 
 
 def test_points_measured_anew_replace_those_of_earlier_parts_and_the_table_has_all(tmp_path: Path) -> None:
