@@ -96,6 +96,7 @@ def test_a_newcomer_takes_its_blocks_from_their_former_home_and_not_from_the_und
         new = await add(made, "new")
         taken = [file for file in all_files if ranking(new, file)[0] == "new"]
         assert taken
+        assert not len(new.index)  # that it came moved nothing
         for file in taken:
             gone(file)
             assert await whole(made, new, file) == DATA
@@ -256,6 +257,7 @@ def test_a_rebalance_hands_blocks_to_their_new_home_and_lets_them_go(tmp_path: P
         assert staying
         for file in all_files:
             gone(file)
+        assert not len(new.index)
         # when
         reply = await rebalanced(made, old)
         # then

@@ -28,6 +28,8 @@ QUICK = UfsLimits(connect_timeout_s=2.0, silence_timeout_s=2.0, request_timeout_
 RIGHT = Credentials(ACCESS_KEY, SECRET_KEY)
 EXTENT = 4 * MIB
 OLD, NEW = content(BLOCK_SIZE, 1), content(BLOCK_SIZE, 2)
+SMALL = content(100 << 10, 3)
+"""Of a file that is fetched, written and sealed in one go."""
 
 
 @pytest.fixture
@@ -244,6 +246,66 @@ def test_bytes_behind_a_promised_length_are_never_kept(mem: Path) -> None:
         ):
             asked = asked_for(file_of(OLD, "tag"))
             assert await parts.read(asked, source=from_s3(ufs, asked)) == OLD
+
+    run(main())
+
+
+def replies(request: Request) -> dict[str, Reply]:
+    """Wrong answers to a request for a small file, by what is wrong."""
+    start, stop, headers = ranged(SMALL, request)
+    elsewhere = {"Content-Range": f"bytes {start}-{stop - 2}/{len(SMALL)}"}
+    return {
+        "truncated": Reply(206, headers, SMALL[:50_000], length=len(SMALL), cut=True),
+        "truncated in its head": Reply(206, headers, b"", length=len(SMALL), cut=True),
+        "longer": Reply(206, headers, SMALL + b"more"),
+        "another version": Reply(206, headers | {"ETag": '"other"'}, SMALL),
+        "another range": Reply(206, headers | elsewhere, SMALL[:-1]),
+        "another size": Reply(200, {"ETag": '"tag"'}, SMALL[:-1]),
+        "a head without an end": Reply(206, headers | {"X-Long": "x" * (80 << 10)}, SMALL),
+        "bytes behind its length": Reply(206, headers, SMALL + b"HTTP/1.1 206 x\r\n" * 64, length=len(SMALL)),
+        "a head of some KiB": Reply(206, headers | {"X-Long": "x" * 5000}, SMALL),
+        "the whole file": Reply(200, {"ETag": '"tag"'}, SMALL),
+    }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        ("truncated", UfsUnavailable),
+        ("truncated in its head", UfsUnavailable),
+        ("longer", UfsError),
+        ("another version", StaleVersion),
+        ("another range", UfsError),
+        ("another size", StaleVersion),
+        ("a head without an end", UfsUnavailable),
+    ],
+)
+def test_a_small_file_that_is_answered_wrongly_has_the_same_errors(
+    mem: Path, wrong: str, error: type[ForebayError]
+) -> None:
+    async def main() -> None:
+        async with (
+            kit(("MEM", mem, 64 * MIB)) as parts,
+            scripted(lambda request: replies(request)[wrong]) as (_, endpoint),
+            source_at(endpoint, "bucket") as ufs,
+        ):
+            await refused(parts, ufs, file_of(SMALL, "tag"), error)
+
+    run(main())
+
+
+@pytest.mark.parametrize("odd", ["bytes behind its length", "a head of some KiB", "the whole file"])
+def test_a_small_file_that_is_answered_oddly_is_kept_as_it_is(mem: Path, odd: str) -> None:
+    async def main() -> None:
+        async with (
+            kit(("MEM", mem, 64 * MIB)) as parts,
+            scripted(lambda request: replies(request)[odd]) as (_, endpoint),
+            source_at(endpoint, "bucket") as ufs,
+        ):
+            for file in (file_of(SMALL, "tag"), replace(file_of(SMALL, "tag"), key="y")):
+                asked = asked_for(file)
+                assert await parts.read(asked, source=from_s3(ufs, asked)) == SMALL
+            assert parts.sealed() == 2
 
     run(main())
 

@@ -409,6 +409,32 @@ def test_a_slow_home_is_found_by_latency_alone_and_avoided() -> None:
     with_client(body, workers=3, change=lambda o: replace(held_off(o), hedge=False))
 
 
+@pytest.mark.parametrize(("weights", "least", "most"), [(("1", "1"), 0.2, 0.8), (("1", "0.02"), 0.0, 0.2)])
+def test_reads_of_a_block_with_replicas_go_to_both_as_their_serving_weights_say(
+    weights: tuple[str, str], least: float, most: float
+) -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        cluster.master.replicas = 2
+        home, replica, third = home_first(cluster, client)
+        for number, weight in zip((home, replica), weights, strict=True):
+            cluster.workers[number].serving_weight, cluster.workers[number].latency_s = weight, 0.01
+        reader = await client.open("/a")
+
+        async def one(offset: int) -> None:
+            assert await reader.read(offset, 500) == DATA[offset : offset + 500]
+
+        # when many are read, several at a time (the first tell the weights)
+        for start in range(0, 80_000, 8_000):
+            await asyncio.gather(*(one(start + n * 1_000) for n in range(8)))
+        # then
+        asked = [len(cluster.workers[number].requests) for number in (home, replica, third)]
+        assert asked[2] == 0
+        assert least <= asked[1] / sum(asked) <= most, asked
+        await reader.close()
+
+    with_client(body, workers=3, change=lambda o: replace(held_off(o), hedge=False))
+
+
 def test_who_waits_at_a_home_that_is_found_slow_goes_on_to_the_next() -> None:
     async def body(cluster: FakeCluster, client: Client) -> None:
         reader = await warmed(client)

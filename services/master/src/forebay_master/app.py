@@ -393,6 +393,7 @@ class Master:
             self.spawner.spawn("terms of loads", keep_terms(self.leading, self.loads, self.shared_jobs))
         else:
             await self.loads.take_up()
+        self.spawner.spawn("sources", self.sources.open_ahead(self.mounts.table.mounts))
         LOG.info("ready", address=self.server.address, member_id=self.member_id, mounts=len(self.mounts.table.mounts))
 
     async def _set_up_mounts(self, requests: Sequence[MountRequest]) -> None:

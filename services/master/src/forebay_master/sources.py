@@ -1,4 +1,5 @@
-"""The under stores behind the mounts: opened at first use, shared, closed when their mount is gone and nobody reads.
+"""The under stores behind the mounts: opened at first use or ahead, shared, closed when their mount is gone and nobody
+reads.
 
 Every mount is checked against the allowed roots before its under store is opened, and before a ticket is given.
 """
@@ -7,16 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from forebay.contracts import Mount, UfsOptions
-from forebay.errors import ConfigError, InvalidRequest, NotFound
+from forebay.errors import ConfigError, ForebayError, InvalidRequest, NotFound
+from forebay.runtime import logs
 from forebay.ufs import AllowedRoots, Ufs, UfsUri
 
 GONE_MAX = 10_000
 """Removed mounts that are remembered, so that work still queued for one does not open it again."""
+
+AHEAD_MAX = 64
+"""Mounts whose under stores are opened before anybody asks."""
+
+LOG = logs.get(__name__)
 
 Opener = Callable[[UfsUri, UfsOptions], Awaitable[Ufs]]
 
@@ -86,6 +93,15 @@ class Sources:
             source.users -= 1
             if source.is_retired and not source.users:
                 await source.ufs.close()
+
+    async def open_ahead(self, mounts: Sequence[Mount]) -> None:
+        """Opens under stores, so that the first lookup below a mount does not wait for a client to be made. One that
+        cannot be opened now is tried again by who needs it."""
+        for mount in mounts[:AHEAD_MAX]:
+            try:
+                await self._get(mount)
+            except ForebayError as e:
+                LOG.warning("ufs_not_opened", mount_id=mount.mount_id, reason=e.message)
 
     async def retire(self, mount: Mount) -> None:
         """``mount`` is gone: its under store is closed now, or when its last user is through; nobody opens it again."""

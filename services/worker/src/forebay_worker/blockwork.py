@@ -27,8 +27,9 @@ def create(tier: TierDirectory, block_id: str, length: int, dataset: str, presen
 def put(tier: TierDirectory, block_id: str, data: bytes, dataset: str, *, is_read: bool) -> BlockFile:
     """A block of one extent, written and sealed. It is mapped only if somebody is about to read it: mapping a file and
     undoing that costs as much as making it."""
-    fd, part_map = tier.create_part(block_id, len(data), dataset)
-    file = BlockFile(fd, len(data), in_memory=tier.in_memory and is_read, part_map=part_map)
+    is_mapped = tier.in_memory and is_read
+    fd, part_map = tier.create_part(block_id, len(data), dataset, sparse=is_mapped)
+    file = BlockFile(fd, len(data), in_memory=is_mapped, part_map=part_map)
     file.write([data], 0)
     file.land(0, google_crc32c.value(data))
     seal(tier, block_id, file, file.all_crcs(), dataset)

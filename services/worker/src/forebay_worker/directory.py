@@ -135,8 +135,11 @@ class TierDirectory:
         """Whether a complete block of this length is flushed and keeps its sidecar."""
         return length >= self.manner.sync_min_bytes
 
-    def create_part(self, block_id: str, length: int, dataset: str = "") -> tuple[int, PartMap | None]:
-        """A new, empty, sparse ``.part`` of ``length`` bytes, open for reading and writing, and its sidecar."""
+    def create_part(
+        self, block_id: str, length: int, dataset: str = "", *, sparse: bool = True
+    ) -> tuple[int, PartMap | None]:
+        """A new, empty ``.part`` of ``length`` bytes, open for reading and writing, and its sidecar. One that is not
+        ``sparse`` gets its length when all of it is written at once."""
         name = name_of(block_id, "part")
         try:
             fd = self.open_name(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -145,7 +148,8 @@ class TierDirectory:
                 os.mkdir(block_id[:2], DIRECTORY_MODE, dir_fd=self.root_fd)
             fd = self.open_name(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
-            os.ftruncate(fd, length)
+            if sparse:
+                os.ftruncate(fd, length)
             self.manner.steps("part.created")
             return fd, self._create_map(block_id, length, dataset)
         except OSError:

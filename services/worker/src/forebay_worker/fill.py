@@ -67,8 +67,8 @@ class Filling:
     file_size: int
     source: BlockSource
     opened: asyncio.Future[None]
+    context: Context
     file: BlockFile | None = None
-    context: Context = field(default_factory=copy_context)
     waiters: dict[int, set[asyncio.Future[None]]] = field(default_factory=dict)
     error: ForebayError | None = None
     is_read: bool = False
@@ -125,22 +125,24 @@ class Filler:
 
     # -- for readers
 
-    async def admit(self, asked: Asked, source: BlockSource, *, is_spare: bool = False) -> Block | None:
+    async def admit(
+        self, asked: Asked, source: BlockSource, *, is_spare: bool = False, context: Context | None = None
+    ) -> Block | None:
         """The block, being filled or complete; ``None`` if it cannot be kept, or is being filled by another claim
         about the file's size (the under store judges each by itself). ``source`` is used from now on: a newer
-        reader's rights live longer."""
+        reader's rights live longer. ``context``: the caller's, if one is for many blocks."""
         self.on_missed(asked)
         block = await self._store.admit(asked.block_id, asked.geometry, asked.target.mount_id, is_spare=is_spare)
         if block is None or block.state is not State.FILLING:
             return block
         filling = self._fillings.get(asked.block_id)
         if filling is None:
-            self._start(block, asked.target.size, source)
+            self._start(block, asked.target.size, source, context or copy_context())
         elif filling.file_size != asked.target.size:
             return None
         else:
             filling.source = source
-            filling.context = copy_context()
+            filling.context = context or copy_context()
         return block
 
     def get(self, block: Block) -> Filling | None:
@@ -161,13 +163,13 @@ class Filler:
             self._queue.complete(filling.block.block_id)
             self._pump()
 
-    async def begin(self, asked: Asked, source: BlockSource) -> Filling | None:
-        """Fills all of a block in the background; ``None`` if it is here already.
+    async def begin(self, asked: Asked, source: BlockSource, context: Context | None = None) -> Filling | None:
+        """Fills all of a block in the background; ``None`` if it is here already. ``context`` as for ``admit``.
 
         Raises:
             NotCached: it cannot be kept.
         """
-        block = await self.admit(asked, source)
+        block = await self.admit(asked, source, context=context)
         if block is None or block.length != asked.length:
             raise NotCached("the block cannot be kept here", block_id=asked.block_id)
         filling = self.get(block)
@@ -233,9 +235,9 @@ class Filler:
 
     # -- the fill itself
 
-    def _start(self, block: Block, file_size: int, source: BlockSource) -> None:
+    def _start(self, block: Block, file_size: int, source: BlockSource, context: Context) -> None:
         opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        filling = self._fillings[block.block_id] = Filling(block, file_size, source, opened)
+        filling = self._fillings[block.block_id] = Filling(block, file_size, source, opened, context)
         self._lanes.enter(source.lane)
         count = block.extents.geometry.count if source.is_atomic else 1
         self._queue.open(block.block_id, block.extents, run_extents_max=count, lane=source.lane)
@@ -257,10 +259,33 @@ class Filler:
             self._rest(filling)
 
     def _pump(self) -> None:
-        while not self._closed and (run := self._queue.next_run()) is not None:
-            filling = self._fillings[run.block_id]
-            filling.block.busy += 1
-            filling.context.run(self._spawner.spawn, "fill_run", self._run(filling, run))
+        while (taken := self._take_run()) is not None:
+            self._spawn(*taken)
+
+    def _spawn(self, filling: Filling, run: Run) -> None:
+        filling.context.run(self._spawner.spawn, "fill_runs", self._stream(filling, run))
+
+    def _take_run(self) -> tuple[Filling, Run] | None:
+        run = None if self._closed else self._queue.next_run()
+        if run is None:
+            return None
+        filling = self._fillings[run.block_id]
+        filling.block.busy += 1
+        return filling, run
+
+    async def _stream(self, filling: Filling, run: Run) -> None:
+        """A run, and then others as long as they are of the same context: of small blocks a task for each would be a
+        tenth of the work."""
+        context = filling.context
+        while True:
+            await self._run(filling, run)
+            taken = self._take_run()
+            if taken is None:
+                return
+            filling, run = taken
+            if filling.context is not context:
+                return self._spawn(filling, run)
+            self._pump()  # there may be more streams than before
 
     async def _run(self, filling: Filling, run: Run) -> None:
         outcome = "cancelled"
@@ -281,7 +306,6 @@ class Filler:
             self._metrics.fill_runs.add(1, outcome)
             self._queue.ended(run)
             self._rest(filling)
-            self._pump()
 
     async def _fetch(self, filling: Filling, run: Run) -> None:
         start, stop = filling.block.extents.geometry.span(run.first, run.count)

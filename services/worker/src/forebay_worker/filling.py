@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import Context, copy_context
 
 from aiohttp import web
 
@@ -54,9 +55,10 @@ class FillRoutes:
         """All begin at once and take their turns in the queue; so they end about in order."""
         begun: list[tuple[int, Filling]] = []
         failed: list[FillFailure] = []
+        context = copy_context()
         for position, target in enumerate(asked.targets):
             try:
-                filling = await self._begin(target, ticket)
+                filling = await self._begin(target, ticket, context)
             except Unauthenticated:  # the ticket's fault, not the target's
                 raise
             except ForebayError as e:
@@ -71,8 +73,8 @@ class FillRoutes:
                 failed.append(FillFailure(position=position, code=e.code, message=e.message))
         return FillReply(complete=len(asked.targets) - len(failed), failed=tuple(failed))
 
-    async def _begin(self, target: BlockTarget, ticket: str) -> Filling | None:
+    async def _begin(self, target: BlockTarget, ticket: str, context: Context) -> Filling | None:
         asked = await self._entrance.check_target(target, ticket)
         self._on_asked(asked)
         origin = self._origins.of(asked, ByteRange(0, 1), OPTIONS, ticket)
-        return await self._filler.begin(asked, origin.source)
+        return await self._filler.begin(asked, origin.source, context)
