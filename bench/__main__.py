@@ -23,7 +23,7 @@ MODULES = {
     "moving": ("bench.moving_fill", "bench.moving_transport", "bench.moving_balance", "bench.moving_faults"),
     "metadata": ("bench.metadata", "bench.metadata_failover"),
     "hit_ratio": ("bench.hit_ratio",),
-    "train": ("bench.train", "bench.train_gain", "bench.train_cliff", "bench.train_killed"),
+    "train": ("bench.train", "bench.train_gain", "bench.train_cliff", "bench.train_killed", "bench.train_table"),
     "operations": ("bench.operations",),
 }
 """Bench names and the modules with their figures, each as ``FIGURES: dict[str, Callable[[Options], Figure]]``."""
