@@ -77,7 +77,8 @@ class Busy:
 
     def window(self, now_s: float) -> Window | None:
         """The one that is full now, if any; the next one begins."""
-        self._count(now_s)
+        if now_s > self._at_s:
+            self._count(now_s)
         if self._worked_s < WINDOW_S:
             return None
         since_s, worked_s, worked = self._since_s, self._worked_s, self._worked

@@ -102,8 +102,10 @@ class Paces:
 
     def owes(self, member_id: str, owed: Owed, now_s: float) -> None:
         """A request went out."""
-        self._busy.setdefault(member_id, Busy()).begin(owed, now_s)
-        self.look(member_id, now_s)
+        busy = self._busy.get(member_id)
+        if busy is None:
+            busy = self._busy[member_id] = Busy()
+        busy.begin(owed, now_s)
 
     def settled(self, member_id: str, owed: Owed, length: int, now_s: float) -> None:
         """It has ended, with ``length`` bytes; 0 if it failed or was given up."""
