@@ -57,7 +57,7 @@ class Objects:
         """Not needed: the job knows its shards."""
         raise NotImplementedError
 
-    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int) -> None:
+    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int, is_next: bool = False) -> None:
         """Nobody can make use of it."""
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -176,3 +178,38 @@ def test_what_cannot_work_is_refused_before_anything_is_read(tmp_path: Path) -> 
         Position.of({"colour": 1})
     with pytest.raises(InvalidRequest):
         LocalSource(tmp_path).read_into(0, memoryview(bytearray(1)))
+
+
+class Told(FolderFiles):
+    """Remembers what it was told: the epoch, and whether it is the next."""
+
+    told: ClassVar[list[tuple[int, bool]]] = []
+
+    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int, is_next: bool = False) -> None:
+        self.told.append((epoch, is_next))
+
+
+@pytest.mark.parametrize(
+    ("epoch", "epochs", "told"),
+    [
+        (0, None, [(0, False)]),  # it may be the only one
+        (2, None, [(2, False), (3, True)]),
+        (0, 2, [(0, False), (1, True)]),
+        (1, 2, [(1, False)]),
+    ],
+)
+def test_the_order_of_the_next_epoch_is_told_near_the_end_if_there_is_one(
+    tmp_path: Path, epoch: int, epochs: int | None, told: list[tuple[int, bool]]
+) -> None:
+    names = tfrecord_shards(tmp_path, shards=8, records=2)
+    files = Told(tmp_path)
+    files.told.clear()
+    stream = iter(ShardStream(files, names, ALONE, StreamOptions(epochs=epochs, window=1), start=Position(epoch=epoch)))
+
+    first = [next(stream) for _ in range(20)]
+    early = list(files.told)
+    rest = list(stream)
+
+    assert len(first) < len(rest)
+    assert early == [(epoch, False)]
+    assert files.told == told

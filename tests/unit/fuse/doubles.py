@@ -132,7 +132,7 @@ class FakeClient:
         self.calls: list[str] = []
         self.known: dict[str, LookupReply | NotFound] = {}
         self.forgotten: list[str] = []
-        self.hinted: list[tuple[tuple[str, ...], int, int, int]] = []
+        self.hinted: list[tuple[tuple[str, ...], int, int, int, bool]] = []
         self.readers: list[FakeReader] = []
         self.whole: set[str] = set()
         self.home_here, self.seals = False, True
@@ -216,12 +216,14 @@ class FakeClient:
         """As it was told."""
         return self.accessed.get(path)
 
-    async def hint(self, files: Sequence[str], *, epoch: int = 0, seed: int = 0, rank: int = 0) -> int:
+    async def hint(
+        self, files: Sequence[str], *, epoch: int = 0, seed: int = 0, rank: int = 0, is_next: bool = False
+    ) -> int:
         """Remembers; of what is not there it says so."""
         missing = [path for path in files if path[1:] not in self.files]
         if missing:
             raise NotFound(f"not there: {missing}")
-        self.hinted.append((tuple(files), epoch, seed, rank))
+        self.hinted.append((tuple(files), epoch, seed, rank, is_next))
         return len(files)
 
     def forget(self, path: str) -> None:

@@ -51,14 +51,14 @@ def test_an_order_is_told_when_it_is_closed_and_once() -> None:
             handle = await opened(kernel, node_id)
             truncate = layout.SETATTR_VALID.pack(layout.SETS_SIZE, 0) + bytes(80)
             assert (await kernel.ask(Op.SETATTR, truncate, node_id)).errno == 0
-            for offset, data in ((0, b"# epoch=3 rank=1\nb"), (18, b"\na\n")):
+            for offset, data in ((0, b"# epoch=3 rank=1 next=1\nb"), (25, b"\na\n")):
                 reply = await kernel.ask(Op.WRITE, write(handle, offset, data), node_id)
                 assert layout.WRITE_OUT.unpack(reply.body)[0] == len(data)
             assert kernel.client.hinted == []
 
             assert await closed(kernel, node_id, handle) == 0
 
-            assert kernel.client.hinted == [(("/b", "/a"), 3, 0, 1)]
+            assert kernel.client.hinted == [(("/b", "/a"), 3, 0, 1, True)]
             assert len(kernel.gateway.virtual) == 0
 
     run(main())
@@ -75,7 +75,7 @@ def test_an_order_whose_handle_is_released_before_it_was_told_is_told_all_the_sa
             kernel.send(Op.RELEASE, layout.RELEASE_IN.pack(handle, 0, 0, 0), node_id)
 
             assert (await kernel.reply(flush)).errno == 0
-            assert kernel.client.hinted == [(("/a",), 0, 0, 0)]
+            assert kernel.client.hinted == [(("/a",), 0, 0, 0, False)]
             assert len(kernel.gateway.virtual) == 0
 
     run(main())
@@ -135,6 +135,10 @@ def test_other_texts_and_other_changes_are_refused_and_so_are_hints_that_are_off
 def test_a_hint_is_paths_below_the_mount_and_perhaps_a_first_line() -> None:
     assert parse(b"x/a\n/b\n\n", "/data/") == Order(["/data/x/a", "/data/b"])
     assert parse(b"#  seed=7 epoch=2\na", "/") == Order(["/a"], epoch=2, seed=7)
+    assert parse(b"# next=1 epoch=3\na", "/") == Order(["/a"], epoch=3, is_next=True)
+    assert parse(b"# next=0\na", "/") == Order(["/a"])
     assert parse(b"", "/") == Order([])
+    with pytest.raises(InvalidRequest, match="first line"):
+        parse(b"# next=2\n", "/")
     with pytest.raises(InvalidRequest, match="first line"):
         parse(b"# order=1\n", "/")

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, RandomSampler
 
 from forebay.data import FolderFiles
+from forebay.data.order import Part, shard_order, share
 from forebay.errors import InvalidRequest
 from forebay.torch import FileDataset, HintedSampler, ShardDataset, part_of_rank
 from tests.unit.data.kit import all_records, record, tfrecord_shards
@@ -133,11 +134,11 @@ def test_files_are_read_by_index_and_decoded(tmp_path: Path) -> None:
 
 
 def test_the_order_of_an_epoch_is_told_before_it_is_read(tmp_path: Path) -> None:
-    told: list[tuple[list[str], int, int]] = []
+    told: list[tuple[list[str], int, int, bool]] = []
 
     class Told(FolderFiles):
-        def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int) -> None:
-            told.append((list(paths), epoch, rank))
+        def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int, is_next: bool = False) -> None:
+            told.append((list(paths), epoch, rank, is_next))
 
     names = tfrecord_shards(tmp_path, shards=4, records=2)
     shards = ShardDataset(Told(tmp_path), names, seed=7, rank=1, world_size=2, window=1)
@@ -149,6 +150,7 @@ def test_the_order_of_an_epoch_is_told_before_it_is_read(tmp_path: Path) -> None
     list(ShardDataset(Told(tmp_path), names, hints=False))
 
     assert [names[n] for n in dict.fromkeys(read)] == told[0][0]
-    assert told[0][1:] == (3, 1)
-    assert told[1] == ([names[n] for n in sampled], 0, 0)
-    assert len(told) == 2
+    assert told[0][1:] == (3, 1, False)
+    assert told[1] == (share(shard_order(names, seed=7, epoch=4), Part(1, 2)), 4, 1, True)
+    assert told[2] == ([names[n] for n in sampled], 0, 0, False)
+    assert len(told) == 3

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from forebay.errors import TooLarge
-from forebay_worker.hints import RESTING_S, SILENT_S, SLACK, STREAMS_MAX, WINDOW_BLOCKS, HintedBlock, Hints
+from forebay_worker.hints import (
+    NEXT_SHARE,
+    RESTING_S,
+    SILENT_S,
+    SLACK,
+    STREAMS_MAX,
+    WINDOW_BLOCKS,
+    HintedBlock,
+    Hints,
+)
 from forebay_worker.policies.governed import Governed
 from forebay_worker.policies.hold import Hold
 from forebay_worker.policies.ledger import Ledger
@@ -151,28 +160,96 @@ def test_there_are_so_many_readers_and_silent_ones_are_forgotten() -> None:
     hints.validate()
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 29)), max_size=60))
-def test_windows_never_hold_what_was_read_nor_more_than_the_budget(steps: list[tuple[int, int]]) -> None:
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(-3, 29)), max_size=60))
+def test_windows_never_hold_more_than_the_budget(steps: list[tuple[int, int]]) -> None:
     hints = Hints(70)
     for stream, block in steps:
         if block < 3:
-            hints.take(f"s{stream}", block, order(30), 0.0)
+            hints.take(f"s{stream}", block, order(30), 0.0, is_next=block < 0)
         else:
             hints.read(f"b{block}", 0.0)
+        if block == 2:
+            hints.goes_past("b7")
         hints.validate()
         assert sum(b.size for b in hints.wanted()) <= max(70, 10 * len(hints))
         assert set(names(hints)) == hints.soon()
 
 
+def test_a_share_of_what_is_left_of_the_budget_is_for_the_beginning_of_the_next_order() -> None:
+    hints = Hints(20 * NEXT_SHARE)
+    count = 2 * NEXT_SHARE + 2
+    hints.take("s", 3, order(count), 0.0)
+    hints.take("s", 4, order(9, prefix="c"), 0.0, is_next=True)
+    first = names(hints)
+
+    hints.read("b0", 1.0)
+    hints.read("b1", 1.0)
+    at_the_end = names(hints)
+    hints.read("b2", 1.0)
+    one_left = names(hints)
+    for n in range(3, count):
+        hints.read(f"b{n}", 1.0)
+
+    assert first == [f"b{n}" for n in range(count - 2)]
+    assert at_the_end == [f"b{n}" for n in range(2, count)]  # nothing is left of the budget
+    assert one_left == [*(f"b{n}" for n in range(3, count)), "c0"]
+    assert names(hints) == ["c0", "c1"]  # no more than its share
+    hints.validate()
+
+
+def test_of_the_next_order_only_what_is_soon_read_is_awaited_and_the_rest_makes_room() -> None:
+    hints = Hints(20 * NEXT_SHARE, lambda _: True)
+    hints.take("s", 0, order(9), 0.0)
+    hints.take("s", 1, order(9), 0.0, is_next=True)
+
+    for n in range(9):
+        hints.read(f"b{n}", 1.0)
+
+    assert names(hints) == ["b0", "b1"]
+    assert [hints.awaits(f"b{n}") for n in (0, 1, 2, 6)] == [True, True, False, False]
+    assert list(hints.behind()) == ["b6", "b5", "b4", "b3", "b2"]
+
+
+def test_the_next_order_is_read_when_it_is_said_anew_and_without_one_before_it_at_once() -> None:
+    hints = Hints(25)
+    hints.take("s", 0, order(3), 0.0)
+    hints.take("s", 1, order(3, prefix="c"), 0.0, is_next=True)
+    hints.take("s", 1, order(3, prefix="c"), 1.0)
+    hints.read("c0", 1.0)
+    hints.take("other", 5, order(3, prefix="o"), 1.0, is_next=True)
+    hints.read("o0", 1.0)
+
+    assert names(hints) == ["c1", "o1"]
+    assert not hints.knows("b0")
+    assert len(hints) == 2
+    hints.validate()
+
+
+def test_a_reader_that_is_forgotten_takes_its_next_order_along() -> None:
+    hints = Hints(100)
+    hints.take("s", 0, order(3), 0.0)
+    hints.take("s", 1, order(3, prefix="c"), 0.0, is_next=True)
+    hints.passed(RESTING_S + 1.0)
+    resting = names(hints), hints.awaits("c0")
+
+    hints.take("other", 0, order(1, prefix="o"), SILENT_S + 1.0)
+
+    assert resting == ([], False)
+    assert len(hints) == 1
+    hints.validate()
+
+
+@pytest.mark.parametrize("is_told", [False, True], ids=["alone", "next epoch told"])
 @pytest.mark.parametrize(("capacity", "count", "window"), [(60, 100, 12), (43, 51, 6), (25, 51, 2), (250, 300, 30)])
 def test_each_epoch_fetches_what_the_cache_lacks_and_no_more_and_nearly_all_of_it_ahead(
-    capacity: int, count: int, window: int
+    capacity: int, count: int, window: int, is_told: bool
 ) -> None:
     """A simulation: each read is preceded by what the window asks for; room is made after the first try, as it is."""
     size, rng = 4096, random.Random(4)
     hints = Hints(window * size, lambda block: block in policy)
     policy = Governed(Hold(capacity * size), Ledger(), hints)
     gets: list[str] = []
+    fetched = 0
 
     def bring(block: str) -> None:
         """Two tries."""
@@ -186,9 +263,11 @@ def test_each_epoch_fetches_what_the_cache_lacks_and_no_more_and_nearly_all_of_i
                 policy.removed(victim)
         return None
 
-    for epoch in range(4):
-        blocks = rng.sample(order(count, size=size), count)
+    orders = [rng.sample(order(count, size=size), count) for _ in range(5)]
+    for epoch, blocks in enumerate(orders[:4]):
         hints.take("s", epoch, blocks, 0.0)
+        if is_told:
+            hints.take("s", epoch + 1, orders[epoch + 1], 0.0, is_next=True)
         gets.clear()
         missed = 0
         for block in blocks:
@@ -201,6 +280,9 @@ def test_each_epoch_fetches_what_the_cache_lacks_and_no_more_and_nearly_all_of_i
             policy.touched(block.block_id, 0.0, "data")
             hints.read(block.block_id, 0.0)
 
-        assert len(gets) == len(set(gets)) == (count - capacity if epoch else count)
+        if not is_told:
+            assert len(gets) == len(set(gets)) == (count - capacity if epoch else count)
         assert missed <= 2 * SLACK
+        fetched += len(gets)
         hints.validate()
+    assert 0 <= fetched - count - 3 * (count - capacity) <= 4 * (window // NEXT_SHARE)  # for the next one, of each

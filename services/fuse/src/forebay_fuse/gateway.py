@@ -143,7 +143,9 @@ class Gateway:
             return None
 
         async def give(order: Order) -> int:
-            return await client.hint(order.files, epoch=order.epoch, seed=order.seed, rank=order.rank)
+            return await client.hint(
+                order.files, epoch=order.epoch, seed=order.seed, rank=order.rank, is_next=order.is_next
+            )
 
         return Hints(give, self.inodes.root.path)
 

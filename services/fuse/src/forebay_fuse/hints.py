@@ -1,6 +1,7 @@
 """``.forebay/hints``: what a program writes there is the order in which it will read files, given on when it is closed.
 
-One path below the mount a line. The first line may be ``# epoch=3 seed=7 rank=0``, each of them 0 if it is not said.
+One path below the mount a line. The first line may be ``# epoch=3 seed=7 rank=0 next=0``, each of them 0 if it is not
+said; ``next=1``: the order is read after the one that was told before.
 ``close`` fails with what was wrong (ENOENT: files that are not there, EINVAL: no such order); reading the file says it
 in words.
 """
@@ -22,7 +23,7 @@ BYTES_MAX = 32 << 20
 ORDERS_MAX = 64
 """Orders that are being written."""
 
-_HEAD = re.compile(r"#((?:\s+(?:epoch|seed|rank)=\d{1,18})*)\s*", re.ASCII)
+_HEAD = re.compile(r"#((?:\s+(?:(?:epoch|seed|rank)=\d{1,18}|next=[01]))*)\s*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Order:
     epoch: int = 0
     seed: int = 0
     rank: int = 0
+    is_next: bool = False
 
 
 def parse(text: bytes, root: str) -> Order:
@@ -49,10 +51,10 @@ def parse(text: bytes, root: str) -> Order:
     if lines and lines[0].startswith("#"):
         found = _HEAD.fullmatch(lines.pop(0))
         if found is None:
-            raise InvalidRequest("the first line of a hint is a path, or as: # epoch=3 seed=7 rank=0")
+            raise InvalidRequest("the first line of a hint is a path, or as: # epoch=3 seed=7 rank=0 next=0")
         numbers = {name: int(value) for name, _, value in (word.partition("=") for word in found[1].split())}
-    below = root.rstrip("/")
-    return Order([f"{below}/{line.lstrip('/')}" for line in lines if line], **numbers)
+    below, is_next = root.rstrip("/"), bool(numbers.pop("next", 0))
+    return Order([f"{below}/{line.lstrip('/')}" for line in lines if line], **numbers, is_next=is_next)
 
 
 Give = Callable[[Order], Awaitable[int]]
@@ -112,6 +114,7 @@ class Hints:
             raise
         self._said = (
             f"{count} blocks of {len(order.files)} files: epoch={order.epoch} seed={order.seed} rank={order.rank}"
+            f"{' next=1' * order.is_next}"
         )
 
     def release(self, handle: int) -> None:

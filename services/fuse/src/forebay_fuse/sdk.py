@@ -75,7 +75,9 @@ class Client(Protocol):
     async def changes(self, after: str | None) -> ChangesReply:
         """What a master found to have changed since a cursor (``None``: from now on), as soon as there is something."""
 
-    async def hint(self, files: Sequence[str], *, epoch: int = 0, seed: int = 0, rank: int = 0) -> int:
+    async def hint(
+        self, files: Sequence[str], *, epoch: int = 0, seed: int = 0, rank: int = 0, is_next: bool = False
+    ) -> int:
         """Tells the workers what will be read; NotFound, InvalidRequest."""
 
     def open_layout(self, mount_id: str, layout: Layout, path: str) -> Reader:

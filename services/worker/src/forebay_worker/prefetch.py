@@ -88,7 +88,9 @@ class Prefetch:
                 await asyncio.sleep(0)
         while len(self._known) > KNOWN_MAX:
             self._known.popitem(last=False)
-        count = self.hints.take(said.stream, said.epoch, blocks, time.monotonic(), first=said.first)
+        count = self.hints.take(
+            said.stream, said.epoch, blocks, time.monotonic(), first=said.first, is_next=said.is_next
+        )
         self._moved.set()
         return record_response(HintReply(blocks=count, budget_bytes=self.hints.budget_bytes))
 

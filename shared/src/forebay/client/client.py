@@ -313,9 +313,13 @@ class Client:
 
     # -- what will be read
 
-    async def hint(self, files: Sequence[str], *, epoch: int = 0, seed: int = 0, rank: int = 0) -> int:
+    async def hint(
+        self, files: Sequence[str], *, epoch: int = 0, seed: int = 0, rank: int = 0, is_next: bool = False
+    ) -> int:
         """Tell the workers that this reader will read these files in this order; they fetch them just in time, and keep
-        what is about to be read. Another order of the same seed and rank replaces this one. How many blocks were named.
+        what is about to be read. Another order of the same seed and rank replaces this one; one that ``is_next`` is
+        added to it: what it begins with is fetched when nothing more is to be fetched for the one that is being read.
+        How many blocks were named.
 
         Raises:
             NotFound: files that are not there; nobody was told anything.
@@ -323,7 +327,7 @@ class Client:
             ForebayError: no worker could be told.
         """
         self._has_hinted = True
-        return await self._hinting.hint(files, epoch=epoch, seed=seed, rank=rank)
+        return await self._hinting.hint(files, epoch=epoch, seed=seed, rank=rank, is_next=is_next)
 
     # -- background
 

@@ -39,7 +39,7 @@ class Hinting:
         self._home_of = home_of
         self._log = logs.get("forebay.client")
 
-    async def hint(self, files: Sequence[str], *, epoch: int, seed: int, rank: int) -> int:
+    async def hint(self, files: Sequence[str], *, epoch: int, seed: int, rank: int, is_next: bool = False) -> int:
         """`Client.hint`."""
         if len(files) > FILES_MAX or epoch < 0 or rank < 0:
             raise InvalidRequest(f"want at most {FILES_MAX} files, and no negative epoch or rank")
@@ -50,7 +50,7 @@ class Hinting:
                     pass
         versions = await self._versions(paths)
         stream = f"{self._options.client_id[:128]}:{seed}:{rank}"
-        told = parts(versions, stream=stream, epoch=epoch, home_of=self._home_of)
+        told = parts(versions, stream=stream, epoch=epoch, home_of=self._home_of, is_next=is_next)
         return await self._tell(list(told))
 
     async def _versions(self, paths: Sequence[str]) -> Sequence[FileVersion]:

@@ -31,7 +31,12 @@ class Part:
 
 
 def parts(
-    files: Iterable[FileVersion], *, stream: str, epoch: int, home_of: Callable[[str], str | None]
+    files: Iterable[FileVersion],
+    *,
+    stream: str,
+    epoch: int,
+    home_of: Callable[[str], str | None],
+    is_next: bool = False,
 ) -> Iterator[Part]:
     """The requests, in order for each worker."""
     blocks: dict[tuple[str, str], list[HintedBlock]] = {}
@@ -48,7 +53,8 @@ def parts(
         for first in range(0, len(order), BLOCKS_PER_REQUEST):
             some = tuple(order[first : first + BLOCKS_PER_REQUEST])
             name = f"{stream}:{mount_id}"
-            yield Part(home, mount_id, paths[mount_id], HintRequest(stream=name, epoch=epoch, blocks=some, first=first))
+            request = HintRequest(stream=name, epoch=epoch, blocks=some, first=first, is_next=is_next)
+            yield Part(home, mount_id, paths[mount_id], request)
 
 
 def directories_to_list(paths: Sequence[str]) -> list[str]:

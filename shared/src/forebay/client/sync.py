@@ -194,10 +194,10 @@ class SyncClient:
         core = self.core()
         return core.run(core.client.sync(path, recursive=recursive))
 
-    def hint(self, files: Sequence[str], *, epoch: int = 0, seed: int = 0, rank: int = 0) -> int:
+    def hint(self, files: Sequence[str], *, epoch: int = 0, seed: int = 0, rank: int = 0, is_next: bool = False) -> int:
         """As ``Client.hint``."""
         core = self.core()
-        return core.run(core.client.hint(files, epoch=epoch, seed=seed, rank=rank))
+        return core.run(core.client.hint(files, epoch=epoch, seed=seed, rank=rank, is_next=is_next))
 
     def open(self, path: str) -> SyncReader:
         """As ``Client.open``."""

@@ -328,12 +328,14 @@ class HintedBlock(Record, frozen=True):
 
 class HintRequest(Record, frozen=True):
     """The order in which one reader will read blocks of this worker; ``first`` is the place of the first of these, so
-    that a long order comes in parts. ``stream`` names the reader; another epoch of it replaces the last one."""
+    that a long order comes in parts. ``stream`` names the reader; another epoch of it replaces the last one, unless it
+    is only the next: what will be read after the order that the worker knows already."""
 
     stream: ShortText
     epoch: Count
     blocks: Annotated[tuple[HintedBlock, ...], Meta(max_length=5_000)]
     first: Count = 0
+    is_next: bool = False
 
 
 class HintReply(Record, frozen=True):

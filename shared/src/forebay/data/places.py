@@ -64,8 +64,9 @@ class Files(Protocol):
     def names(self, folder: str = "") -> list[str]:
         """Paths of the files directly in ``folder``, sorted."""
 
-    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int) -> None:
-        """These files will be read in this order, as far as anybody can make use of it.
+    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int, is_next: bool = False) -> None:
+        """These files will be read in this order, as far as anybody can make use of it; ``is_next``: after those of
+        the order that was said before.
 
         Raises:
             NotFound: some are not there.
@@ -133,7 +134,7 @@ class FolderFiles:
         except OSError as e:
             raise _translated(e, self.root / folder) from e
 
-    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int) -> None:
+    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int, is_next: bool = False) -> None:
         """As ``Files.hint``: nobody can."""
 
 
@@ -160,12 +161,13 @@ class MountFiles(FolderFiles):
         """As ``Files.open``."""
         return LocalSource(self.root / path.lstrip("/"), "mount")
 
-    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int) -> None:
+    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int, is_next: bool = False) -> None:
         """As ``Files.hint``, by the mount's ``.forebay/hints``; a mount that takes none is not told."""
         here = self.root.resolve()
         top = next(folder for folder in (here, *here.parents) if os.path.ismount(folder))
         below = here.relative_to(top)
-        lines = [f"# epoch={epoch} seed={seed} rank={rank}", *(str(below / path.lstrip("/")) for path in paths), ""]
+        head = f"# epoch={epoch} seed={seed} rank={rank}" + " next=1" * is_next
+        lines = [head, *(str(below / path.lstrip("/")) for path in paths), ""]
         try:
             file = (top / HINTS).open("w")
         except OSError as e:
@@ -230,10 +232,11 @@ class SdkFiles:
         """As ``Files.names``."""
         return sorted(os.path.join(folder, e.name) for e in self._entries(folder))
 
-    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int) -> None:
+    def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int, is_next: bool = False) -> None:
         """As ``Files.hint``, by the SDK."""
         try:
-            self.client().hint([self._full(path) for path in paths], epoch=epoch, seed=seed, rank=rank)
+            full = [self._full(path) for path in paths]
+            self.client().hint(full, epoch=epoch, seed=seed, rank=rank, is_next=is_next)
         except (NotFound, InvalidRequest):
             raise
         except ForebayError as e:  # advice that nobody took: reads go on

@@ -17,6 +17,10 @@ from forebay.telemetry import waits
 GIVEN_S = 0.5e-3
 """A sample that is out for less counts as work of the loader."""
 
+NEXT_FROM = 0.75
+"""The share of its shards after which a reader tells what it will read in the next epoch; with the last at the
+latest."""
+
 Format = Literal["tfrecord", "tar"]
 
 
@@ -24,7 +28,9 @@ Format = Literal["tfrecord", "tar"]
 class StreamOptions:
     """How shards are read. ``window``: records that are shuffled among each other (1: as they stand in the shard);
     ``checks``: whether checksums of TFRecords are looked at;
-    ``hints``: whether the order of shards is told to the workers; ``piece_bytes``, ``buffers``, ``streams_max``: see
+    ``hints``: whether the order of shards is told to the workers; ``epochs``: how many the job has, so that the order
+    of the next epoch is told before this one ends (``None``: not known, it is told from the second one on);
+    ``piece_bytes``, ``buffers``, ``streams_max``: see
     ``Pieces`` (``None``: as the place is best read)."""
 
     format: Format = "tfrecord"
@@ -33,6 +39,7 @@ class StreamOptions:
     window: int = 256
     checks: bool = True
     hints: bool = True
+    epochs: int | None = None
     piece_bytes: int | None = None
     buffers: int | None = None
     streams_max: int | None = None
@@ -40,7 +47,7 @@ class StreamOptions:
     def __post_init__(self) -> None:
         if self.format not in ("tfrecord", "tar"):
             raise InvalidRequest(f"format is tfrecord or tar, not {self.format!r}")
-        for name in ("window", "piece_bytes", "buffers", "streams_max"):
+        for name in ("window", "epochs", "piece_bytes", "buffers", "streams_max"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InvalidRequest(f"{name} must be at least 1")
@@ -105,8 +112,14 @@ class ShardStream:
         self._at, self._done, self._given = (begin.shard, begin.offset, begin.record), begin.done, begin.samples
         self._files, self._options, self._skip, self._decode = files, options, skip, decode
         self.name = waits.loader_name()
-        order = shard_order(shards, seed=options.seed, epoch=begin.epoch, is_shuffled=options.is_shuffled)
-        self.shards, self._part = share(order, part), part
+        self._all_shards, self._part = shards, part
+        self.shards = self._shards_of(begin.epoch)
+
+    def _shards_of(self, epoch: int) -> list[str]:
+        """What this worker reads of an epoch, in order."""
+        options = self._options
+        order = shard_order(self._all_shards, seed=options.seed, epoch=epoch, is_shuffled=options.is_shuffled)
+        return share(order, self._part)
 
     @property
     def position(self) -> Position:
@@ -126,8 +139,12 @@ class ShardStream:
 
     def _all(self) -> Iterator[Any]:
         start = self._start
-        self._hint(start)
+        has_next, next_from = self._has_next(start.epoch), min(len(self.shards) - 1, len(self.shards) * NEXT_FROM)
+        self._hint(self.shards[start.shard :], start.epoch)
         for window in self._windows(start):
+            if has_next and window.shard >= next_from:
+                has_next = False
+                self._hint(self._shards_of(start.epoch + 1), start.epoch + 1, is_next=True)
             order = self._order(window)
             done = start.done if (window.shard, window.offset) == (start.shard, start.offset) else 0
             self._at = window[:3]
@@ -139,11 +156,14 @@ class ShardStream:
                 sample = window.samples[order[nth]]
                 yield sample if self._decode is None else self._decode(sample)
 
-    def _hint(self, start: Position) -> None:
-        if self._options.hints and start.shard < len(self.shards):
+    def _has_next(self, epoch: int) -> bool:
+        epochs = self._options.epochs
+        return epoch > 0 if epochs is None else epoch + 1 < epochs
+
+    def _hint(self, shards: Sequence[str], epoch: int, *, is_next: bool = False) -> None:
+        if self._options.hints and shards:
             rank = self._part.rank * self._part.workers + self._part.worker
-            left = self.shards[start.shard :]
-            self._files.hint(left, epoch=start.epoch, seed=self._options.seed, rank=rank)
+            self._files.hint(shards, epoch=epoch, seed=self._options.seed, rank=rank, is_next=is_next)
 
     def _order(self, window: _Window) -> Sequence[int]:
         count, options = len(window.samples), self._options

@@ -79,13 +79,16 @@ class Governed:
 
     def admit(self, block: str, size: int, dataset: str, now_s: float) -> Admission:
         """A mount at its quota takes no more; what is pinned gets in whatever the policy says; blocks that may go
-        before all others make room for everybody; what is read next gets in as well."""
+        before all others make room for everybody; what is read next gets in as well, into room that is made for it
+        alone: what else the policy would let go of may be what is read after it."""
         asked = self._inner.admit(block, size, dataset, now_s)
         if self._ledger.is_over(dataset, size):
             return Admission(False, "quota")
+        if block in self._order:
+            return Admission(True)
         if asked.is_admitted:
             return asked
-        if self._ledger.of(dataset).is_pinned or self._first or block in self._order:
+        if self._ledger.of(dataset).is_pinned or self._first:
             return Admission(True, evict_bytes=size)
         return asked
 
