@@ -123,6 +123,26 @@ def test_what_a_reader_jumps_over_is_given_up(tmp_path: Path) -> None:
         eventually(lambda: cluster.metrics("worker-0").get(cancelled, 0) >= 3)
 
 
+def test_what_a_reader_comes_to_while_it_is_fetched_is_fetched_once(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in NAMES[:4]:
+        (source / name[1:]).write_bytes(random.Random(name).randbytes(FILE_BYTES))
+    slow = {"worker": ("--hint-bytes", str(16 * MIB), "--ufs-bytes-per-s", "8MB")}
+    with Cluster.of_folder(source, extra=slow) as cluster, remote(cluster) as client:
+        client.hint(NAMES[:4])
+        eventually(lambda: cluster.metrics("worker-0")["forebay_worker_prefetches"] >= 3)
+
+        read_all(client, NAMES[:4])
+
+        filled = (
+            v for k, v in cluster.metrics("worker-0").items() if k.startswith("forebay_worker_filled_bytes_total")
+        )
+        assert sum(filled) == 4 * FILE_BYTES
+        outcomes = {k: v for k, v in cluster.metrics("worker-0").items() if "prefetches_total" in k and v}
+        assert set(outcomes) <= {'forebay_worker_prefetches_total{outcome="ok"}'}
+
+
 def test_files_that_are_not_there_are_named_and_nobody_is_told_anything(cluster: Cluster) -> None:
     with remote(cluster) as client:
         with pytest.raises(NotFound, match="2 of 3 files of the hint are not there: /gone, /lost"):

@@ -56,6 +56,18 @@ def test_what_a_skip_made_useless_is_wanted_no_more() -> None:
     assert names(hints)[0] == f"b{21 - SLACK}"  # what loaders may be behind with
 
 
+def test_what_a_reader_has_come_to_is_known_from_what_it_jumped_over() -> None:
+    hints = Hints(35)
+    hints.take("s", 0, order(40), 0.0)
+    hints.take("s", 1, order(40), 0.0, is_next=True)
+
+    hints.read("b0", 1.0)
+    hints.read("b20", 1.0)
+
+    assert [hints.is_read(f"b{n}") for n in (0, 1, 20, 21)] == [True, False, True, False]
+    assert not hints.is_read("stranger")
+
+
 def test_a_window_of_small_blocks_ends_after_so_many() -> None:
     hints = Hints(1 << 30)
     hints.take("s", 0, order(2 * WINDOW_BLOCKS), 0.0)

@@ -219,6 +219,11 @@ class Hints:
         left = budget_bytes - sum(block.size for block in window)
         return window + list(following.window(min(left, budget_bytes // NEXT_SHARE)))
 
+    def is_read(self, block_id: str) -> bool:
+        """Whether a reader has come to the block: what is under way for it is of use now."""
+        streams = (self._streams[key] for key in self._where.get(block_id, ()))
+        return any(not s.is_next and s.place[block_id] in s.read for s in streams)
+
     def knows(self, block_id: str) -> bool:
         """Whether a stream has named the block."""
         return block_id in self._where

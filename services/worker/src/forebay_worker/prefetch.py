@@ -122,7 +122,7 @@ class Prefetch:
         self.hints.passed(now)
         wanted, soon = self.hints.wanted(), self.hints.soon()
         for block_id, wish in self._tasks.items():
-            if block_id not in soon:
+            if block_id not in soon and not self.hints.is_read(block_id):
                 wish.cancel()
         for block in wanted:
             if len(self._tasks) >= FETCHES_MAX:
