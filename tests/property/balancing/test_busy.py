@@ -5,12 +5,13 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forebay.balancing import Owed, Paces
 from forebay.balancing.busy import WINDOW_S, Busy, Window
-from forebay.balancing.pace import AVOIDED_S_MIN
+from forebay.balancing.pace import AVOIDED_S_MIN, DOUBT_S
 
 MIB = 1 << 20
 
@@ -232,6 +233,19 @@ def test_a_slow_day_of_all_accuses_nobody(seed: int) -> None:
             cluster.rates[name] = 15e6 * share
         cluster.go_on(1.0)
     assert not cluster.accused
+
+
+@pytest.mark.parametrize("has_fetched", [False, True])
+def test_who_had_to_fetch_what_it_held_is_not_judged_for_a_while_by_what_it_owes(has_fetched: bool) -> None:
+    cluster = Readers(dict.fromkeys("abcd", 15e6), readers=16, seed=1)
+    cluster.go_on(2.0)
+    if has_fetched:
+        cluster.paces.fetched("a", cluster.now_s)
+    cluster.rates["a"] = 1e4  # no answer of it ends
+    cluster.go_on(4.0)
+    assert [name for _, name in cluster.accused] == ([] if has_fetched else ["a"])
+    assert cluster.paces.is_doubted("a", cluster.now_s) == has_fetched
+    assert not cluster.paces.is_doubted("a", cluster.now_s + DOUBT_S)
 
 
 def test_a_trial_that_goes_on_slowly_ends_after_one_window() -> None:

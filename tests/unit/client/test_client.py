@@ -461,6 +461,21 @@ def test_who_waits_at_a_home_that_is_found_slow_goes_on_to_the_next() -> None:
     )
 
 
+def test_a_home_that_had_to_fetch_what_it_held_before_is_not_found_slow_for_it() -> None:
+    async def body(cluster: FakeCluster, client: Client) -> None:
+        reader = await warmed(client)
+        home, paces = home_first(cluster, client)[0], client._source.paces
+        before = paces.is_doubted(f"w{home}", time.monotonic())
+        cluster.workers[home].source = "ufs"
+        await reader.read(90_000, 1_000)
+        first = paces.is_doubted(f"w{home}", time.monotonic())
+        await reader.close()
+
+        assert (before, first) == (False, True)
+
+    with_client(body, workers=3, change=lambda o: replace(held_off(o), hedge=False))
+
+
 def test_a_block_that_a_slow_home_is_filling_is_not_filled_by_another_as_well() -> None:
     async def body(cluster: FakeCluster, client: Client) -> None:
         reader = await warmed(client)

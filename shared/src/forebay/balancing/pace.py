@@ -43,6 +43,11 @@ FRESH_S = 10.0
 """Answers older than this say nothing of the others' pace: it may be a busier moment for everybody."""
 
 
+DOUBT_S = 30.0
+"""So long after a member had to fetch what it had held before, it is not judged by what it does not answer: it lets go
+of blocks (the cache is smaller than the dataset), so a reader that waits may wait for the under store."""
+
+
 @dataclass
 class _Seen:
     answers: deque[float] = field(default_factory=lambda: deque(maxlen=ANSWERS))
@@ -57,6 +62,7 @@ class _Seen:
     """How long it was avoided last; 0 for one that is not slow."""
     until_s: float = 0.0
     on_trial: bool = False
+    doubted_until_s: float = 0.0
 
     @property
     def pace(self) -> float:
@@ -95,10 +101,16 @@ class Paces:
         """A member has not answered after ``waited_s``, and is not waited for any more: an answer, if that is slow
         already; else it says nothing."""
         pace = _pace(length, waited_s, came_mib)
-        if pace >= S_PER_MIB_MIN and self._is_slow(member_id, pace, now_s):
+        if pace >= S_PER_MIB_MIN and not self.is_doubted(member_id, now_s) and self._is_slow(member_id, pace, now_s):
             self.answered(member_id, length, waited_s, now_s, came_mib)
         else:
             self.unanswered(member_id)
+
+    def fetched(self, member_id: str, now_s: float) -> None:
+        """A member had to fetch what it had held when it was asked before."""
+        seen = self._of(member_id)
+        seen.doubted_until_s = now_s + DOUBT_S
+        seen.work = seen.slow_work_since_s = None
 
     def owes(self, member_id: str, owed: Owed, now_s: float) -> None:
         """A request went out."""
@@ -117,7 +129,7 @@ class Paces:
         """Judges what the member gave by now. To be called now and then while it owes anything."""
         busy = self._busy.get(member_id)
         window = busy.window(now_s) if busy is not None else None
-        if window is None:
+        if window is None or self.is_doubted(member_id, now_s):
             return
         seen = self._of(member_id)
         seen.work = window
@@ -167,6 +179,11 @@ class Paces:
         if seen is None:
             seen = self._seen[member_id] = _Seen()
         return seen
+
+    def is_doubted(self, member_id: str, now_s: float) -> bool:
+        """Whether it had to fetch lately what it had held before."""
+        seen = self._seen.get(member_id)
+        return seen is not None and now_s < seen.doubted_until_s
 
     def _is_slow(self, member_id: str, pace: float, now_s: float) -> bool:
         others = [

@@ -419,6 +419,8 @@ class BlockSource:
             self.paces.answered(member_id, reply.length, now_s - sent.at_s, now_s, sent.owed.meanwhile)
         else:
             self.paces.unanswered(member_id)
+            if sent is not None and sent.owed.is_held:
+                self.paces.fetched(member_id, now_s)
 
     def _check(self, reply: DataReply, wanted: Wanted) -> None:
         if reply.length != wanted.length:
