@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
+from forebay.testing.cluster import eventually
 from forebay.testing.s3 import AwkwardS3, S3Server
 from forebay.testing.tools import Process, ToolMissing, free_ports, is_listening, tool
 from forebay.testing.zookeeper import ZooKeeperServer
@@ -78,3 +81,20 @@ def test_free_ports_are_free_and_different() -> None:
     ports = free_ports(5, also_above=10_000)
     assert len(set(ports)) == 5
     assert not any(is_listening(port) for port in [*ports, *(port + 10_000 for port in ports)])
+
+
+def test_a_process_that_was_paused_stands_still_and_goes_on_again(tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    loop = f"while :; do echo >> {count}; done"
+    process = Process(["sh", "-c", loop], folder=tmp_path)
+    try:
+        eventually(count.exists)
+        process.pause()
+        paused = count.stat().st_size
+        time.sleep(0.05)
+        still = count.stat().st_size
+        process.signal(signal.SIGCONT)
+        eventually(lambda: count.stat().st_size > still)
+    finally:
+        process.stop(kill=True)
+    assert still == paused

@@ -282,10 +282,10 @@ class Filler:
             taken = self._take_run()
             if taken is None:
                 return
+            self._pump()  # there may be more streams than before
             filling, run = taken
             if filling.context is not context:
                 return self._spawn(filling, run)
-            self._pump()  # there may be more streams than before
 
     async def _run(self, filling: Filling, run: Run) -> None:
         outcome = "cancelled"

@@ -112,7 +112,8 @@ class Hints:
         self._past: set[str] = set()
 
     def __len__(self) -> int:
-        return len(self._streams)
+        """Readers."""
+        return sum(not is_next for _, is_next in self._streams)
 
     def __contains__(self, block_id: object) -> bool:
         """Whether the block lies in a window: it is wanted here."""

@@ -127,6 +127,15 @@ class Process:
         if self.running:
             self._child.send_signal(number)
 
+    def pause(self) -> None:
+        """SIGSTOP, until no thread runs any more: on a busy machine some still answer after the signal was sent."""
+        self.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while self.running and not all(state in "Tt" for state in _thread_states(self.pid)):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{self.command[0]} does not stand still")
+            time.sleep(0.005)
+
     def stop(self, *, kill: bool = False, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """SIGTERM, then SIGKILL after ``timeout_s``; with ``kill`` at once."""
         self.signal(signal.SIGCONT)
@@ -136,6 +145,15 @@ class Process:
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
+
+
+def _thread_states(pid: int) -> list[str]:
+    """One letter a thread, see proc(5); none of threads that end meanwhile."""
+    found = list[str]()
+    for stat in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(OSError):
+            found.append(stat.read_text().rpartition(")")[2].split()[0])
+    return found
 
 
 def is_listening(port: int) -> bool:

@@ -86,7 +86,7 @@ class ZooKeeperServer:
 
     def pause(self) -> None:
         """Freezes it: connections stay, nothing is answered."""
-        self._running().signal(signal.SIGSTOP)
+        self._running().pause()
 
     def resume(self) -> None:
         """Ends ``pause``."""
