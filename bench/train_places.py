@@ -54,8 +54,8 @@ class Objects:
         return _Object(self.admin, f"{PREFIX}/{path}", (self.folder / path).stat().st_size)
 
     def names(self, folder: str = "") -> list[str]:
-        """Not needed: the job knows its shards."""
-        raise NotImplementedError
+        """As ``Files.names``."""
+        return FolderFiles(self.folder).names(folder)
 
     def hint(self, paths: Sequence[str], *, epoch: int, seed: int, rank: int, is_next: bool = False) -> None:
         """Nobody can make use of it."""

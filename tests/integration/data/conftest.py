@@ -35,4 +35,4 @@ def group() -> Iterator[Path]:
         yield folder
         folder.rmdir()
         return
-    pytest.skip("no control group can be made here: it takes root and a writable hierarchy with memory")
+    pytest.skip("no control group can be made here")  # it takes root and a writable hierarchy that counts memory

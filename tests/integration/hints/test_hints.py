@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,18 @@ def total(cluster: Cluster, name: str) -> float:
 def is_ahead(cluster: Cluster) -> bool:
     """Whether nothing is being fetched by hints."""
     return not any(cluster.metrics(w)["forebay_worker_prefetches"] for w in ("worker-0", "worker-1"))
+
+
+@contextmanager
+def slow_cluster(folder: Path, names: list[str], bytes_per_s: str) -> Iterator[Cluster]:
+    """One worker that gets so much from the under store."""
+    source = folder / "source"
+    source.mkdir()
+    for name in names:
+        (source / name[1:]).write_bytes(random.Random(name).randbytes(FILE_BYTES))
+    slow = {"worker": ("--hint-bytes", str(16 * MIB), "--ufs-bytes-per-s", bytes_per_s)}
+    with Cluster.of_folder(source, extra=slow) as cluster:
+        yield cluster
 
 
 def remote(cluster: Cluster) -> SyncClient:
@@ -107,12 +120,7 @@ def test_what_is_about_to_be_read_does_not_go_for_what_is_not(tmp_path: Path, is
 
 
 def test_what_a_reader_jumps_over_is_given_up(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in NAMES[:20]:
-        (source / name[1:]).write_bytes(random.Random(name).randbytes(FILE_BYTES))
-    slow = {"worker": ("--hint-bytes", str(16 * MIB), "--ufs-bytes-per-s", "4MB")}
-    with Cluster.of_folder(source, extra=slow) as cluster, remote(cluster) as client:
+    with slow_cluster(tmp_path, NAMES[:20], "4MB") as cluster, remote(cluster) as client:
         client.hint(NAMES[:20])
         eventually(lambda: cluster.metrics("worker-0")["forebay_worker_prefetches"] >= 3)
 
@@ -124,12 +132,7 @@ def test_what_a_reader_jumps_over_is_given_up(tmp_path: Path) -> None:
 
 
 def test_what_a_reader_comes_to_while_it_is_fetched_is_fetched_once(tmp_path: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    for name in NAMES[:4]:
-        (source / name[1:]).write_bytes(random.Random(name).randbytes(FILE_BYTES))
-    slow = {"worker": ("--hint-bytes", str(16 * MIB), "--ufs-bytes-per-s", "8MB")}
-    with Cluster.of_folder(source, extra=slow) as cluster, remote(cluster) as client:
+    with slow_cluster(tmp_path, NAMES[:4], "8MB") as cluster, remote(cluster) as client:
         client.hint(NAMES[:4])
         eventually(lambda: cluster.metrics("worker-0")["forebay_worker_prefetches"] >= 3)
 

@@ -155,3 +155,21 @@ def test_members_that_left_are_forgotten() -> None:
     paces.retain({"b", "c"})
     assert not paces.slow(0.0)
     paces.validate()
+
+
+def test_acquittal_does_not_end_the_doubt_of_a_member_that_had_to_fetch_what_it_held() -> None:
+    paces = Paces()
+    for n in range(40):
+        for name, took_s in (("a", 4.0), ("b", 0.01), ("c", 0.01)):
+            paces.answered(name, 1 << 20, took_s, n / 10)
+    was_slow = paces.is_avoided("a", 4.0)
+    paces.fetched("a", 4.0)
+    paces.asked("a", 20.0)
+    paces.answered("b", 1 << 20, 0.01, 20.0)
+
+    paces.answered("a", 1 << 20, 0.01, 20.0)
+
+    assert was_slow
+    assert not paces.slow(20.0)
+    assert paces.is_doubted("a", 20.0)
+    paces.validate()

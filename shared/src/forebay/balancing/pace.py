@@ -42,7 +42,6 @@ AVOIDED_S_MIN, AVOIDED_S_MAX = 5.0, 60.0
 FRESH_S = 10.0
 """Answers older than this say nothing of the others' pace: it may be a busier moment for everybody."""
 
-
 DOUBT_S = 30.0
 """So long after a member had to fetch what it had held before, it is not judged by what it does not answer: it lets go
 of blocks (the cache is smaller than the dataset), so a reader that waits may wait for the under store."""
@@ -63,6 +62,7 @@ class _Seen:
     until_s: float = 0.0
     on_trial: bool = False
     doubted_until_s: float = 0.0
+    """See ``DOUBT_S``; acquittal does not end it."""
 
     @property
     def pace(self) -> float:
@@ -214,7 +214,7 @@ class Paces:
             self._avoid_longer(member_id, seen, now_s)
             return
         self._slow.discard(member_id)
-        self._seen[member_id] = _Seen()
+        self._seen[member_id] = _Seen(doubted_until_s=seen.doubted_until_s)
 
     def _avoid_longer(self, member_id: str, seen: _Seen, now_s: float) -> None:
         self._avoid(member_id, seen, min(AVOIDED_S_MAX, 2 * seen.avoided_s), now_s)
